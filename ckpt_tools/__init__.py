@@ -1,0 +1,49 @@
+"""ckpt_tools: the fsck for training checkpoints.
+
+``open`` reads a checkpoint without executing it; ``verify`` says whether it can be resumed. Neither imports
+torch, a trainer, or anything the file names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckpt_tools.api import OpenCheckpoint, Tensor, open
+    from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
+    from ckpt_tools.verify import Report, verify
+
+__version__ = "0.1.0"
+__all__ = [
+    "CkptError",
+    "Finding",
+    "OpenCheckpoint",
+    "Report",
+    "Severity",
+    "Tensor",
+    "Verdict",
+    "__version__",
+    "open",
+    "verify",
+]
+
+_HOMES = {
+    "OpenCheckpoint": "ckpt_tools.api",
+    "Tensor": "ckpt_tools.api",
+    "open": "ckpt_tools.api",
+    "CkptError": "ckpt_tools.findings",
+    "Finding": "ckpt_tools.findings",
+    "Severity": "ckpt_tools.findings",
+    "Verdict": "ckpt_tools.findings",
+    "Report": "ckpt_tools.verify",
+    "verify": "ckpt_tools.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used, so that ``import ckpt_tools`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

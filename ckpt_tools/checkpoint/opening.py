@@ -1,0 +1,355 @@
+"""From a path to a checkpoint: container, pickles, tensors and layout, with what was found on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckpt_tools.checkpoint.legacy import Stream, looks_like_pickle, next_pickle, read_stream, read_tar
+from ckpt_tools.container import (
+    DEFLATED,
+    STORED,
+    Container,
+    Kind,
+    Member,
+    MemberError,
+    archive_kind,
+    find_end,
+    foreign,
+    member_bytes,
+    read_zip,
+    sniff,
+)
+from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding
+from ckpt_tools.layouts import Part, Recognised, recognise
+from ckpt_tools.pickles import MOST_BYTES, Pickle, read_pickle
+from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
+from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source
+from ckpt_tools.tensors import TensorRef, resolve_tensors
+
+__all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
+
+DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
+MOST_NESTED = 64  # pickles judged per file beside the main one
+MOST_MEMBERS = 1000  # members beside the storages looked into
+PICKLE_SUFFIXES = (".pkl", ".pickle")
+
+
+@dataclass
+class Checkpoint:
+    """One file, read as far as it could be.
+
+    ``findings`` holds what reading met. ``tensors`` are by the ``id`` of their call node. ``recognised`` is
+    ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
+    """
+
+    source: Source
+    kind: Kind
+    findings: list[Finding] = field(default_factory=list)
+    container: Container | None = None
+    pickle: Pickle | None = None
+    pickles: list[tuple[str, Pickle]] = field(default_factory=list)  # every pickle in the file, by place
+    judgements: list[tuple[str, Judgement]] = field(default_factory=list)
+    tensors: dict[int, TensorRef] = field(default_factory=dict)
+    recognised: Recognised | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.source.name)
+
+    @property
+    def parts(self) -> list[Part]:
+        return self.recognised.parts if self.recognised else []
+
+    def changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
+        return self.source.changed()
+
+    def close(self) -> None:
+        if isinstance(self.source, FileSource):
+            self.source.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False) -> Checkpoint:
+    """Open and read a checkpoint file without executing anything in it.
+
+    Raises ``CkptError`` when the path can't be opened, and with ``strict`` also where the file is damaged,
+    unsafe or no checkpoint (``StrictReadError``); otherwise everything met is in ``findings``.
+    """
+    source = open_source(path)
+    try:
+        return read_checkpoint(source, strict=strict)
+    except OSError as error:
+        source.close()
+        raise CkptError(f"{source.name} can't be read: {error.strerror or error}; check the disk") from error
+    except BaseException:
+        source.close()
+        raise
+
+
+def read_checkpoint(source: Source, *, strict: bool = False) -> Checkpoint:
+    """The same for a source that is already open."""
+    from ckpt_tools.findings import strict as raise_at_once
+
+    kind = sniff(source)
+    checkpoint = Checkpoint(source, kind)
+    found, note = collect()
+    checkpoint.findings = found
+
+    def sink(fact: Finding) -> None:
+        note(fact)
+        if strict:
+            raise_at_once(fact)
+
+    READERS.get(kind.name, _foreign)(checkpoint, sink)
+    _judge(checkpoint, sink)
+    if checkpoint.pickle is not None and not foreign(checkpoint.kind):
+        whole = checkpoint.pickle.trouble is None or checkpoint.pickle.root is not None
+        root = checkpoint.pickle.root if whole else _salvaged(checkpoint.pickle)
+        checkpoint.tensors = resolve_tensors(checkpoint.pickle)
+        checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals)
+        _no_checkpoint(checkpoint, sink)
+    return checkpoint
+
+
+def _salvaged(pickle: Pickle) -> object:
+    """The outermost mapping of a pickle that was cut, with the values that lay beside it on the stack."""
+    root = next((node for node in pickle.rest if isinstance(node, dict)), None)
+    if root is None:
+        return None
+    rest = pickle.rest[pickle.rest.index(root) + 1 :]
+    keyed = dict(root)
+    for key, value in zip(rest[::2], rest[1::2]):
+        if isinstance(key, str):
+            keyed.setdefault(key, value)
+    return keyed
+
+
+def _empty(checkpoint: Checkpoint, sink: Sink) -> None:
+    sink(finding("empty-file"))
+
+
+def _zeros(checkpoint: Checkpoint, sink: Sink) -> None:
+    sink(finding("all-zeros", size=checkpoint.source.size))
+
+
+def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
+    container = checkpoint.container = read_zip(checkpoint.source, sink)
+    main = _main_member(container)
+    script = archive_kind(container.members).name == "torchscript"
+    if main is None or script:
+        kind = archive_kind(container.members)
+        cut = kind.name == "zip-archive" and not container.directory
+        if not container.members or cut or _torn(container):
+            sink(finding("member-missing", "data.pkl", member="data.pkl"))
+        else:
+            checkpoint.kind = kind
+            sink(finding("not-a-checkpoint", what=kind.what, remedy=kind.do))
+    if main is not None:
+        if main.method not in (STORED, DEFLATED):
+            sink(finding("pickle-packed", main.name, where=main.name, method=main.method))
+        data = _member_data(container, main, sink)
+        checkpoint.pickle = read_pickle(data, sink)
+        checkpoint.pickles.append(("data.pkl", checkpoint.pickle))
+        _behind_stop(checkpoint, data, sink)
+    order = container.members.get("byteorder")
+    if order is not None and order.size <= 16:
+        container.byteorder = member_bytes(container.source, order, 16).decode("ascii", "replace").strip() or "little"
+    _other_pickles(checkpoint, main, sink)
+    _around(checkpoint, container)
+
+
+def _around(checkpoint: Checkpoint, container: Container) -> None:
+    """Bytes before, between or behind the members may hold pickles for another reader: judge them, too."""
+    for start, end in container.gaps:
+        _nested_source(checkpoint, WindowSource(container.source, start, end - start, f"bytes from {start} on"), 1)
+
+
+def _behind_stop(checkpoint: Checkpoint, data: bytes, sink: Sink) -> None:
+    """Bytes in ``data.pkl`` behind the end of its pickle: nobody reads them, so nobody wrote them in good faith."""
+    pickle = checkpoint.pickle
+    if pickle is not None and pickle.trouble is None and pickle.end < len(data):
+        sink(finding("appended-bytes", "data.pkl", count=len(data) - pickle.end))
+        _nested_source(checkpoint, BytesSource(data[pickle.end :], "data.pkl behind its end"), 1)
+
+
+def _main_member(container: Container) -> Member | None:
+    """``data.pkl`` below the root; torch finds it without regard to case."""
+    return next((member for name, member in container.members.items() if name.lower() == "data.pkl"), None)
+
+
+def _torn(container: Container) -> bool:
+    """Whether an archive without ``data.pkl`` is one torch began: it has storages or torch's own small members."""
+    return any(
+        name.startswith("data/") or name in ("version", ".format_version", "byteorder") for name in container.members
+    )
+
+
+def _member_data(container: Container, member: Member, sink: Sink) -> bytes:
+    try:
+        return member_bytes(container.source, member, MOST_BYTES)
+    except MemberError as error:
+        slug = "beyond-limits" if member.size > MOST_BYTES else "member-unreadable"
+        sink(finding(slug, member.name, where=member.name, why=str(error), position=0))
+        return b""
+
+
+def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> None:
+    """Read every pickle beside ``data.pkl``, whatever its member is called, and those of nested checkpoints."""
+    container = checkpoint.container
+    assert container is not None
+    beside = [(name, member) for name, member in container.members.items() if not name.startswith("data/")]
+    for name, member in [*beside, *container.alternatives][:MOST_MEMBERS]:
+        if member is main or len(checkpoint.pickles) > MOST_NESTED:
+            continue
+        if member.method not in (STORED, DEFLATED):
+            sink(finding("pickle-packed", member.name, where=member.name, method=member.method))
+        elif member.method == STORED:
+            window = WindowSource(container.source, member.offset, member.size, name)
+            _nested_source(checkpoint, window, 1)
+        elif member.size <= MOST_BYTES:
+            _nested_source(checkpoint, BytesSource(_member_data(container, member, lambda fact: None), name), 1)
+    for name, member in container.alternatives:
+        first = container.members.get(name)
+        if first is not None and name.lower().endswith(PICKLE_SUFFIXES) and _differ(container, first, member):
+            sink(finding("two-readings", name))
+
+
+def _differ(container: Container, first: Member, second: Member) -> bool:
+    """Two members of one name: a reader may see either, so they must say the same."""
+    ignore: Sink = lambda fact: None  # noqa: E731
+    return _member_data(container, first, ignore) != _member_data(container, second, ignore)
+
+
+def _nested_source(checkpoint: Checkpoint, inner: Source, depth: int) -> None:
+    """Collect the pickles of a checkpoint that lies inside this one, to judge them; what else is wrong is its affair."""
+    if depth > DEEPEST_NEST or inner.size == 0 or len(checkpoint.pickles) > MOST_NESTED:
+        return
+    ignore: Sink = lambda fact: None  # noqa: E731
+    kind = sniff(inner)
+    if kind.name == "zip":
+        container = read_zip(inner, ignore)
+        for name, member in [*container.members.items(), *container.alternatives][:MOST_MEMBERS]:
+            if not name.startswith("data/") and member.size <= MOST_BYTES:
+                data = _member_data(container, member, ignore)
+                _nested_source(checkpoint, BytesSource(data, f"{inner.name}!{name}"), depth + 1)
+        return
+    start = _npy_header(inner) if kind.name == "npy" else 0
+    stream = read_stream(WindowSource(inner, start, inner.size - start, inner.name), ignore)
+    if kind.name == "pickle" or looks_like_pickle(stream.pickles[0][1]):
+        checkpoint.pickles.extend((inner.name, pickle) for _, pickle in stream.pickles)
+
+
+def _npy_header(source: Source) -> int:
+    """Where the data of a ``.npy`` file begin: object arrays are a pickle there (numpy.lib.format, versions 1 to 3)."""
+    width = 2 if source.read(6, 1) == b"\1" else 4
+    return 8 + width + int.from_bytes(source.read(8, width), "little")
+
+
+def _stream(checkpoint: Checkpoint, sink: Sink) -> None:
+    stream: Stream = read_stream(checkpoint.source, sink)
+    checkpoint.container = stream.container
+    checkpoint.pickles.extend(stream.pickles)
+    checkpoint.pickle = stream.main if stream.legacy else stream.pickles[0][1]
+    if not stream.legacy:
+        _archive_behind(checkpoint)
+
+
+def _maybe_stream(checkpoint: Checkpoint, sink: Sink) -> None:
+    """Bytes without a known beginning: an old pickle protocol has none."""
+    first = next_pickle(checkpoint.source, 0)
+    if looks_like_pickle(first):
+        checkpoint.kind = Kind("pickle")
+        _stream(checkpoint, sink)
+    else:
+        _foreign(checkpoint, sink)
+
+
+def _tar(checkpoint: Checkpoint, sink: Sink) -> None:
+    checkpoint.pickles.extend(read_tar(checkpoint.source))
+    if {name for name, _ in checkpoint.pickles} & {"sys_info", "storages"}:
+        checkpoint.kind = Kind(
+            "legacy-tar", "a tar checkpoint of torch < 0.1.10", "load and save it again with torch 1.x to 2.x"
+        )
+    _foreign(checkpoint, sink)
+
+
+def _archive_behind(checkpoint: Checkpoint) -> None:
+    """A zip archive at the end of another kind of file: zip readers start from the end and would open it."""
+    end = find_end(checkpoint.source)
+    if end is not None and end.count and end.records - end.length >= 0:
+        container = read_zip(checkpoint.source, lambda fact: None)
+        for name, member in list(container.members.items())[:MOST_MEMBERS]:
+            if not name.startswith("data/") and member.size <= MOST_BYTES:
+                data = _member_data(container, member, lambda fact: None)
+                _nested_source(checkpoint, BytesSource(data, name), 1)
+
+
+def _foreign(checkpoint: Checkpoint, sink: Sink) -> None:
+    _archive_behind(checkpoint)
+    if checkpoint.kind.name == "npy":
+        _nested_source(checkpoint, checkpoint.source, 1)
+    sink(finding("not-a-checkpoint", what=checkpoint.kind.what, remedy=checkpoint.kind.do))
+
+
+READERS: dict[str, Callable[[Checkpoint, Sink], None]] = {
+    "empty": _empty,
+    "zeros": _zeros,
+    "zip": _zip,
+    "pickle": _stream,
+    "tar": _tar,
+    **dict.fromkeys(
+        ("unknown", "text", "yaml", "image", "json", "onnx", "safetensors", "html", "program", "git-lfs-pointer"),
+        _maybe_stream,
+    ),
+}
+
+
+def _judge(checkpoint: Checkpoint, sink: Sink) -> None:
+    """Hold every pickle of the file against the policy."""
+    waiting = [(place, pickle, 0) for place, pickle in checkpoint.pickles]
+    while waiting:
+        place, pickle, depth = waiting.pop(0)
+        judgements, nested = judge_pickle(pickle)
+        checkpoint.judgements.extend((place, judgement) for judgement in judgements)
+        for data in nested:
+            if depth >= DEEPEST_NEST or len(checkpoint.pickles) > MOST_NESTED:
+                sink(finding("beyond-limits", place, where=place, why="checkpoints nested too deep", position=0))
+                break
+            before = len(checkpoint.pickles)
+            _nested_source(checkpoint, BytesSource(data, f"{place} bytes"), depth + 1)
+            waiting.extend((inner, found, depth + 1) for inner, found in checkpoint.pickles[before:])
+    for place, judgement in checkpoint.judgements:
+        if judgement.tier is Tier.DANGEROUS:
+            where = f"{place} at byte {judgement.position}"
+            sink(finding("dangerous-call", where, what=judgement.what, why=judgement.why))
+
+
+def unknown_packages(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Packages of names nobody knows, with those names: what loading would import."""
+    found: dict[str, list[str]] = {}
+    for _, judgement in checkpoint.judgements:
+        if judgement.tier is Tier.UNKNOWN:
+            name = judgement.what.split("(", 1)[0]
+            names = found.setdefault(package_of(name), [])
+            if name not in names:
+                names.append(name)
+    return found
+
+
+def _no_checkpoint(checkpoint: Checkpoint, sink: Sink) -> None:
+    """A pickle in which there are no tensors is no checkpoint, unless it is merely cut."""
+    recognised = checkpoint.recognised
+    damaged = any(fact.verdict in (Verdict.DAMAGED, Verdict.UNSAFE) for fact in checkpoint.findings)
+    if recognised is None or damaged or recognised.layout.name != "none":
+        return
+    checkpoint.kind = Kind("pickle-without-tensors", "a pickle without tensors", "check the path")
+    sink(finding("not-a-checkpoint", what=checkpoint.kind.what, remedy=checkpoint.kind.do))

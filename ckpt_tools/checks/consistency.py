@@ -1,0 +1,214 @@
+"""Whether the parts fit each other: EMA and model, optimizer and parameters, layers and weights, classes and head."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checks.names import few
+from ckpt_tools.checks.portability import PREFIXES
+from ckpt_tools.findings import Finding, finding
+from ckpt_tools.layouts import Part, optimizer_groups, optimizer_state
+from ckpt_tools.layouts.parts import dict_of
+from ckpt_tools.tensors import TensorRef
+from ckpt_tools.tensors.modules import Layer, class_name, module_tensors
+
+__all__ = ["check_consistency", "trainable"]
+
+# State tensors that have their parameter's shape (torch/optim/*.py, torch 2.14). Others are scalars or factored.
+SHAPED_STATE = frozenset({"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg",
+                          "acc_delta", "sum", "exp_inf", "prev", "ax"})  # fmt: skip
+NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked", "n_averaged")
+
+
+def check_consistency(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Every contradiction between the parts of one file."""
+    recognised = checkpoint.recognised
+    if recognised is None or (checkpoint.pickle is not None and checkpoint.pickle.trouble is not None):
+        return
+    yield from _ema_against_model(recognised.role("model"), recognised.role("ema"))
+    for part in recognised.weights:
+        if part.form == "module":
+            layers = module_tensors(part.node, checkpoint.tensors)
+            yield from _layer_attributes(layers, part.path)
+            yield from _classes(layers, part)
+    yield from _optimizer_shapes(checkpoint)
+
+
+def plain_names(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """Tensors by their names without the prefixes of wrappers, and without counters of an average."""
+    found: dict[str, TensorRef] = {}
+    for name, tensor in tensors.items():
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+        found[name[len(prefix) :]] = tensor
+    return found
+
+
+def _ema_against_model(models: list[Part], averages: list[Part]) -> Iterator[Finding]:
+    """Same names, same shapes. Where less than half of the names agree, the two are not the same model."""
+    for average in averages:
+        theirs = plain_names(average.tensors)
+        ours = next((plain_names(model.tensors) for model in models if _related(theirs, model)), None)
+        if ours is None:
+            continue
+        wrong = [name for name in theirs if name in ours and theirs[name].shape != ours[name].shape]
+        if average.form == "module":
+            wrong += sorted(set(ours) ^ set(theirs))
+        if wrong:
+            yield finding("ema-misfit", average.path, count=len(wrong), tensors=few(wrong))
+
+
+def _related(names: Mapping[str, TensorRef], model: Part) -> bool:
+    ours = plain_names(model.tensors)
+    return len(set(names) & set(ours)) * 2 >= max(len(ours), 1)
+
+
+def trainable(part: Part) -> dict[str, TensorRef]:
+    """The tensors of a set of weights an optimizer can hold: parameters, or what is not plainly a statistic."""
+    if part.form == "module":
+        return {name: tensor for name, tensor in part.tensors.items() if name in part.parameters}
+    return {n: t for n, t in part.tensors.items() if t.dtype.floating and not n.endswith(NOT_TRAINED)}
+
+
+def _optimizer_shapes(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Optimizer state against all tensors that could be its parameters, by shape (order differs between scripts)."""
+    recognised = checkpoint.recognised
+    assert recognised is not None
+    optimizers = [part for part in recognised.role("optimizer") if optimizer_groups(part.node)]
+    if not recognised.weights or not optimizers or recognised.layout.name in ("ultralytics", "deepspeed"):
+        return  # ultralytics: parameter by parameter, in grouping.py; DeepSpeed flattens its parameters
+    models = recognised.role("model") or recognised.role("ema")
+    others = [part for part in checkpoint.parts if part.role == "other" and part.tensors]
+    params = [t for part in (*models, *others) for t in trainable(part).values()]
+    known = sum(len(group.params) for part in optimizers for group in optimizer_groups(part.node))
+    if known > len(params):
+        yield finding("group-count", optimizers[0].path, have=known, want=len(params))
+        return
+    exact = _positional(optimizers, models, checkpoint)
+    if exact is not None:
+        if exact:
+            yield finding("optimizer-shape", optimizers[0].path, tensors=few(exact))
+        return
+    room = Counter(tensor.shape for tensor in params)
+    for part in optimizers:
+        yield from _misfits(part, checkpoint, room.copy())
+
+
+def _positional(optimizers: list[Part], models: list[Part], checkpoint: Checkpoint) -> list[str] | None:
+    """Misfits by position, where one optimizer holds all parameters of one model in a single group; else ``None``."""
+    if len(optimizers) != 1 or len(models) != 1:
+        return None
+    groups = optimizer_groups(optimizers[0].node)
+    params = list(trainable(models[0]).items())
+    if len(groups) != 1 or len(groups[0].params) != len(params):
+        return None
+    state = optimizer_state(optimizers[0].node)
+    wrong = []
+    for key, (name, param) in zip(groups[0].params, params):
+        if any(shape != param.shape for shape in _shapes(state.get(key, {}), checkpoint)):
+            wrong.append(name)
+    return wrong
+
+
+def _shapes(state: Mapping[str, object], checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    tensors = (checkpoint.tensors.get(id(state[key])) for key in SHAPED_STATE if key in state)
+    return [tensor.shape for tensor in tensors if tensor is not None]
+
+
+def _misfits(part: Part, checkpoint: Checkpoint, room: Counter[tuple[int, ...]]) -> Iterator[Finding]:
+    wrong = []
+    for key, state in optimizer_state(part.node).items():
+        shapes = set(_shapes(state, checkpoint))
+        if len(shapes) > 1:
+            wrong.append(f"parameter {key} has state of several shapes")
+        for shape in shapes:
+            room[shape] -= 1
+            if room[shape] < 0:
+                wrong.append(f"parameter {key} has state of shape {shape}, no such parameter is left")
+    if wrong:
+        yield finding("optimizer-shape", part.path, tensors=few(wrong))
+
+
+# For each layer class: its attributes, and which dimension of the weight they must equal (torch/nn/modules, 2.14).
+LAYER_SHAPES: dict[str, tuple[tuple[str, int], ...]] = {
+    **{f"Conv{n}d": (("out_channels", 0), ("in_channels/groups", 1)) for n in (1, 2, 3)},
+    **{f"ConvTranspose{n}d": (("in_channels", 0), ("out_channels/groups", 1)) for n in (1, 2, 3)},
+    "Linear": (("out_features", 0), ("in_features", 1)),
+    "Embedding": (("num_embeddings", 0), ("embedding_dim", 1)),
+    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "InstanceNorm2d"), (("num_features", 0),)),
+    "GroupNorm": (("num_channels", 0),),
+}  # fmt: skip
+
+
+def _layer_attributes(layers: list[Layer], part: str) -> Iterator[Finding]:
+    """Layers whose numbers contradict the shape of their weight."""
+    for layer in layers:
+        weight = layer.parameters.get("weight")
+        if weight is None or not layer.kind.startswith("torch.nn."):
+            continue
+        for attribute, dimension in LAYER_SHAPES.get(layer.kind.rsplit(".", 1)[-1], ()):
+            value = _attribute(layer, attribute)
+            if value is not None and len(weight.shape) > dimension and value != weight.shape[dimension]:
+                where = f"{part} {layer.name}"
+                yield finding(
+                    "layer-misfit", where, layer=layer.name, attribute=attribute, value=value, shape=weight.shape
+                )
+
+
+def _attribute(layer: Layer, name: str) -> int | None:
+    own, _, divisor = name.partition("/")
+    value, by = layer.attributes.get(own), layer.attributes.get(divisor) if divisor else 1
+    if type(value) is int and type(by) is int and by > 0:
+        return value // by
+    return None
+
+
+def _classes(layers: list[Layer], part: Part) -> Iterator[Finding]:
+    """``nc`` and ``names`` against the width of the head's last layers (YOLO families)."""
+    root = layers[0].attributes
+    names, count = dict_of(root.get("names")) or root.get("names"), root.get("nc")
+    head = _head_classes(layers)
+    if head is None:
+        return
+    listed = len(names) if isinstance(names, (dict, list, tuple)) and names else None
+    for source, value in (("nc", count), ("names", listed)):
+        if isinstance(value, int) and value != head:
+            yield finding("class-count", part.path, head=head, source=source, count=value)
+            return
+
+
+def _head_classes(layers: list[Layer]) -> int | None:
+    """How many classes the head's weights predict; ``None`` where the head is not one we know.
+
+    ultralytics 8.x: the last convolution of each branch of ``cv3`` has ``nc`` channels, Classify's ``linear`` has
+    ``nc`` features. yolov5: each convolution of ``m`` has ``na * (nc + 5)`` channels.
+    """
+    heads = [layer for layer in layers if {"cv3", "linear", "m"} & set(layer.children)]
+    for layer in reversed(heads):
+        kind = layer.kind.rsplit(".", 1)[-1]
+        inside = [other for other in layers if other.name.startswith(layer.name + ".")]
+        if kind == "Classify":
+            return _width(next((other for other in inside if other.name == layer.name + ".linear"), None))
+        if (
+            kind in ("Detect", "Segment", "Pose", "OBB", "Segment26", "Pose26", "OBB26", "v10Detect")
+            and "cv3" in layer.children
+        ):
+            branch = [other for other in inside if other.name.startswith(layer.name + ".cv3.0.")]
+            return _width(next((other for other in reversed(branch) if "weight" in other.parameters), None))
+        if kind in ("Detect", "Segment") and "m" in layer.children and "yolo" in layer.kind:
+            width = _width(next((other for other in inside if other.name == layer.name + ".m.0"), None))
+            anchors, masks = layer.attributes.get("na"), layer.attributes.get("nm", 0)
+            if width and type(anchors) is int and anchors > 0 and type(masks) is int:
+                return width // anchors - 5 - masks
+    return None
+
+
+def _width(layer: Layer | None) -> int | None:
+    weight = layer.parameters.get("weight") if layer else None
+    return weight.shape[0] if weight is not None and weight.shape else None
+
+
+def model_class(part: Part) -> str:
+    """The class of a pickled model, without its module."""
+    return class_name(part.node).rsplit(".", 1)[-1]

@@ -1,0 +1,112 @@
+"""The one pass over all bytes: every member's checksum, and the largest magnitude in every storage.
+
+Each byte is read once into one small buffer; checksum and values are taken from it while it is in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checks.names import TensorNames, few
+from ckpt_tools.container import STORED, Container, Member, MemberError, member_pieces
+from ckpt_tools.findings import Finding, finding
+from ckpt_tools.tensors import StorageRef, TensorRef
+
+__all__ = ["Content", "by_storage", "check_checksums", "scan_content"]
+
+MOST_UNPACKED, UNPACKED_RATIO = 1 << 30, 100  # bytes, and times the file's size: beyond that it is a bomb
+PIECE = 256 << 10  # bytes: small enough to stay in the processor's cache
+
+
+@dataclass
+class Content:
+    """What the pass saw: the members whose checksum is wrong or that can't be read, and a peak per storage key."""
+
+    wrong: list[Member] = field(default_factory=list)
+    unreadable: list[tuple[Member, str]] = field(default_factory=list)
+    unchecked: int = 0  # members without a checksum on record
+    peaks: dict[str, int] = field(default_factory=dict)
+
+
+def by_storage(checkpoint: Checkpoint) -> dict[str, tuple[StorageRef, list[TensorRef]]]:
+    """The tensors in each storage, by the storage's key."""
+    found: dict[str, tuple[StorageRef, list[TensorRef]]] = {}
+    for tensor in checkpoint.tensors.values():
+        storage = tensor.storage
+        if storage is not None:
+            held = found.get(storage.key)
+            if held is None:
+                found[storage.key] = (storage, [tensor])
+            else:
+                held[1].append(tensor)
+    return found
+
+
+def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> Content:
+    """Read every member once. Raises ``OSError`` only where the disk itself fails."""
+    from isal.isal_zlib import crc32
+
+    from ckpt_tools.tensors.values import Magnitudes
+
+    container, content = checkpoint.container, Content()
+    if container is None:
+        return content
+    storages = by_storage(checkpoint)
+    magnitudes, buffer = Magnitudes(PIECE), memoryview(bytearray(PIECE))
+    swap = container.byteorder == "big"
+    packed = sum(member.size for member in container.members.values() if member.method != STORED)
+    too_much = packed > MOST_UNPACKED + UNPACKED_RATIO * checkpoint.source.size
+    for name, member in sorted(container.members.items(), key=lambda item: item[1].offset):
+        held = storages.get(name[5:]) if name.startswith("data/") else None
+        dtype = held[0].dtype if held and held[0].dtype.word else None
+        if held and dtype is None:
+            dtype = next((tensor.dtype for tensor in held[1] if tensor.dtype.word), None)
+        if too_much and member.method != STORED:
+            content.unreadable.append((member, "unpacks to far more than the file's size"))
+            continue
+        crc, peak = 0, 0
+        try:
+            for piece in member_pieces(container.source, member, buffer):
+                crc = crc32(piece, crc)
+                if dtype is not None:
+                    peak = max(peak, magnitudes.peak(piece, dtype, swap))
+        except MemberError as error:
+            content.unreadable.append((member, str(error)))
+            continue
+        _note(content, name, member, crc, peak if dtype is not None else None)
+        if progress is not None:
+            progress(member.stored)
+    return content
+
+
+def _note(content: Content, name: str, member: Member, crc: int, peak: int | None) -> None:
+    if member.crc is None:
+        content.unchecked += bool(member.size)
+    elif member.whole and crc != member.crc:
+        content.wrong.append(member)
+    if peak is not None:
+        content.peaks[name[5:]] = peak
+
+
+def check_checksums(checkpoint: Checkpoint, content: Content) -> Iterator[Finding]:
+    """Members whose bytes changed, with the tensors that lie in them."""
+    names, storages = TensorNames(checkpoint), by_storage(checkpoint)
+    root = checkpoint.container.root + "/" if checkpoint.container and checkpoint.container.root else ""
+    for member in content.wrong:
+        inside = member.name[len(root) :] if member.name.startswith(root) else member.name
+        held = storages.get(inside[5:]) if inside.startswith("data/") else None
+        tensors = f" ({few(names.of(tensor) for tensor in held[1])})" if held else ""
+        where = f"member {member.name}"
+        yield finding("checksum-mismatch", where + tensors, where=where, tensors=tensors)
+    for member, why in content.unreadable:
+        yield finding("member-unreadable", member.name, where=member.name, why=why)
+    container = checkpoint.container
+    if container is not None and container.kind == "zip" and content.unchecked and container.directory:
+        yield finding("no-checksums", count=content.unchecked, members=len(container.members))
+
+
+def members_of(container: Container) -> list[Member]:
+    """All members in the order they lie in the file."""
+    return sorted(container.members.values(), key=lambda member: member.offset)

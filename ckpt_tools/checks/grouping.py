@@ -1,0 +1,121 @@
+"""ultralytics: the optimizer's groups parameter by parameter, and what the target release refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checks.consistency import SHAPED_STATE
+from ckpt_tools.checks.context import Context, Target, release
+from ckpt_tools.checks.machine import installed_packages
+from ckpt_tools.checks.names import few
+from ckpt_tools.findings import Finding, finding
+from ckpt_tools.layouts import Group, Part, Recognised, optimizer_groups, optimizer_state
+from ckpt_tools.layouts.parts import plain
+from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, refused_arguments
+from ckpt_tools.tensors.modules import Layer, module_tensors
+
+__all__ = ["check_target"]
+
+KNOWN_CLASSES = ("torch.", "ultralytics.")
+
+
+def check_target(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
+    """Group sizes and membership, group order and saved arguments, against the file's own release and the target."""
+    found = checkpoint.recognised
+    if found is None or found.layout.name != "ultralytics" or found.epoch is None or found.epoch < 0:
+        return
+    part = next((part for part in found.role("optimizer") if optimizer_groups(part.node)), None)
+    weights = next((part for part in found.role("ema") + found.role("model") if part.form == "module"), None)
+    if part is not None and weights is not None:
+        yield from _groups(checkpoint, found, context, part, weights)
+    yield from _arguments(found, context)
+    yield from _dill(checkpoint, found, context)
+
+
+def _groups(
+    checkpoint: Checkpoint, found: Recognised, context: Context, part: Part, weights: Part
+) -> Iterator[Finding]:
+    layers = module_tensors(weights.node, checkpoint.tensors)
+    groups = optimizer_groups(part.node)
+    if any(layer.kind and not layer.kind.startswith(KNOWN_CLASSES) for layer in layers):
+        return  # a model of the user's own classes: which of them are norms can't be told from names
+    muon = any(group.options.get("use_muon") is not None for group in groups)
+    sizes = [len(group.params) for group in groups]
+    own = plan_groups(layers, group_rules(release(found.version)), muon)
+    target = context.target
+    wanted = _wanted(layers, found, target, muon)
+    fitting = next((plan for plan in (own, wanted) if _sizes(plan) == sizes), None)
+    if fitting is None:
+        yield finding("group-sizes", part.path, have=_text(sizes), want=_text(_sizes(own)))
+        return
+    yield from _shapes(checkpoint, part, groups, fitting, weights)
+    if _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
+        yield finding("group-order", part.path, target=target or "the trainer", version=found.version or "another version",
+                      want=", ".join(_labels(wanted)), have=", ".join(_labels(own)))  # fmt: skip
+
+
+def _wanted(layers: list[Layer], found: Recognised, target: Target | None, muon: bool) -> list[PlannedGroup]:
+    """The groups the target would make: its optimizer is the saved one (``auto`` is taken to choose the same)."""
+    rules = group_rules(release(target.version if target else found.version))
+    name = found.args.get("optimizer")
+    if isinstance(name, str) and rules.get("rmsprop_becomes_musgd") and name.lower() == "rmsprop":
+        muon = True
+    return plan_groups(layers, rules, muon and "musgd_order" in rules and bool(rules["musgd_order"]))
+
+
+def _sizes(plan: list[PlannedGroup]) -> list[int]:
+    return [len(group.names) for group in plan]
+
+
+def _labels(plan: list[PlannedGroup]) -> list[str]:
+    return [group.label for group in plan]
+
+
+def _text(sizes: list[int]) -> str:
+    return " + ".join(map(str, sizes))
+
+
+def _shapes(
+    checkpoint: Checkpoint, part: Part, groups: list[Group], plan: list[PlannedGroup], weights: Part
+) -> Iterator[Finding]:
+    """Every state tensor against the parameter at its place in its group."""
+    state = optimizer_state(part.node)
+    wrong = []
+    for group, planned in zip(groups, plan):
+        for key, name in zip(group.params, planned.names):
+            param = weights.tensors.get(name)
+            for label, node in state.get(key, {}).items():
+                tensor = checkpoint.tensors.get(id(node))
+                if tensor is not None and param is not None and label in SHAPED_STATE and tensor.shape != param.shape:
+                    wrong.append(f"{name} {label} {_shape(tensor.shape)} for {_shape(param.shape)}")
+    if wrong:
+        yield finding("optimizer-shape", part.path, tensors=few(wrong))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _arguments(found: Recognised, context: Context) -> Iterator[Finding]:
+    target = context.target
+    if target is None:
+        return
+    args = {key: plain(value) for key, value in found.args.items()}
+    refused = refused_arguments(args, release(target.version))
+    optimizer = args.get("optimizer")
+    names = [name.lower() for name in group_rules(release(target.version))["names"]]
+    if isinstance(optimizer, str) and optimizer.lower() not in names:
+        refused.append(f"optimizer={optimizer} (unknown)")
+    if refused:
+        yield finding("args-refused", "train_args", target=target, names=few(refused, 8))
+
+
+def _dill(checkpoint: Checkpoint, found: Recognised, context: Context) -> Iterator[Finding]:
+    target = context.target
+    needed = any(ref.module.split(".")[0] == "dill" for _, pickle in checkpoint.pickles for ref in pickle.globals)
+    if not needed or target is None or target.source == "file" or target.version == found.version:
+        return
+    there = target.source == "installed" and installed_packages(["dill"], context.python)[0].get("dill")
+    if not there:
+        yield finding("needs-dill", "data.pkl", target=target)

@@ -1,0 +1,222 @@
+"""``--here``: whether this machine can resume the run. Nothing is imported; packages are only looked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checks.context import Context
+from ckpt_tools.checks.names import few
+from ckpt_tools.findings import Finding, finding
+from ckpt_tools.policy import package_of
+
+__all__ = ["check_machine", "check_save_dir", "installed_packages", "installed_version"]
+
+SAVES_AT_ONCE = 3  # last.pt, best.pt and epochN.pt
+PROBE = """
+import importlib.util, importlib.metadata, json, sys
+names = json.loads(sys.argv[1])
+found = {}
+for name in names:
+    try:
+        found[name] = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        found[name] = False
+try:
+    version = importlib.metadata.version(sys.argv[2]) if sys.argv[2] else None
+except importlib.metadata.PackageNotFoundError:
+    version = None
+print(json.dumps([found, version]))
+"""
+ONLY_TORCH = frozenset({"builtins", "__builtin__", "collections", "_codecs", "copyreg", "copy_reg", "functools", "argparse",
+                        "pathlib", "datetime", "types", "__main__", "__torch__"})  # fmt: skip
+
+
+def check_machine(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
+    """Data set, run folder, device, packages and disk space on this machine."""
+    found = checkpoint.recognised
+    if found is None or not context.here:
+        return
+    yield from _packages(checkpoint, context)
+    if found.layout.name in ("ultralytics", "yolov5"):
+        yield from _data(checkpoint)
+        yield from _device(found.args.get("device"))
+    yield from _disk(checkpoint)
+
+
+def check_save_dir(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The run folder stored in the file against the folder the file lies in."""
+    found = checkpoint.recognised
+    saved = found.args.get("save_dir") if found is not None else None
+    if not isinstance(saved, str) or not saved:
+        return
+    folder = Path(os.path.abspath(checkpoint.path)).parent
+    run = folder.parent if folder.name == "weights" else folder
+    if _same(Path(saved), run):
+        return
+    yield finding("saves-elsewhere", "train_args.save_dir", save_dir=saved)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.normcase(os.path.abspath(one)) == os.path.normcase(str(other))
+
+
+def installed_packages(names: list[str], python: str | None, trainer: str = "") -> tuple[dict[str, bool], str | None]:
+    """Which top-level packages the training environment has, and the version of ``trainer`` there.
+
+    ``python`` names another environment's interpreter; it is run, the packages are not imported.
+    """
+    if python is None or os.path.abspath(python) == os.path.abspath(sys.executable):
+        return {name: _spec(name) for name in names}, installed_version(trainer)
+    command = [python, "-c", PROBE, json.dumps(names), trainer]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        found, version = json.loads(done.stdout)
+        return found, version
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        from ckpt_tools.findings import CkptError
+
+        raise CkptError(
+            f"--python {python} can't be asked for its packages: {error}; name a Python interpreter"
+        ) from error
+
+
+def _spec(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def installed_version(trainer: str) -> str | None:
+    """The version of an installed distribution, from its metadata."""
+    if not trainer:
+        return None
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(trainer)
+    except PackageNotFoundError:
+        return None
+
+
+def _packages(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
+    named = {package_of(ref.module) for _, pickle in checkpoint.pickles for ref in pickle.globals}
+    wanted = sorted(name for name in named - ONLY_TORCH if name.isidentifier())
+    found, _ = installed_packages(wanted, context.python)
+    context.installed.update(found)
+    missing = [name for name in wanted if not found.get(name)]
+    if missing:
+        yield finding(
+            "package-missing", missing[0], packages=few(missing, 8), remedy=f"pip install {' '.join(missing)}"
+        )
+
+
+def _data(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The data yaml and the folder it points to exist, and its class count is the model's."""
+    found = checkpoint.recognised
+    assert found is not None
+    data = found.args.get("data")
+    if not isinstance(data, str) or not data:
+        return
+    path = Path(data).expanduser()
+    if not path.exists():
+        yield finding("data-missing", "train_args.data", data=data)
+        return
+    if path.is_dir() or path.suffix.lower() not in (".yaml", ".yml"):
+        return
+    described = _yaml(path)
+    root = Path(str(described.get("path") or path.parent))
+    root = root if root.is_absolute() else path.parent / root
+    train = described.get("train")
+    where = root / train if isinstance(train, str) else root
+    if not where.exists() and not root.exists():
+        yield finding("data-missing", "train_args.data", data=f"{data} points to {where}")
+    names = described.get("names")
+    here = len(names) if isinstance(names, (list, dict)) else described.get("nc")
+    count = _model_classes(checkpoint)
+    if isinstance(here, int) and count is not None and here != count:
+        yield finding("class-count-here", "train_args.data", here=here, count=count)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _model_classes(checkpoint: Checkpoint) -> int | None:
+    from ckpt_tools.tensors.modules import attributes_of
+
+    found = checkpoint.recognised
+    for part in found.weights if found else []:
+        names = attributes_of(part.node).get("names")
+        if isinstance(names, (dict, list)) and names:
+            return len(names)
+    return None
+
+
+def _device(device: Any) -> Iterator[Finding]:
+    """A saved CUDA device needs that many; they are counted without asking torch."""
+    wanted = (
+        [int(number) for number in re.findall(r"\d+", str(device))] if device not in (None, "", "cpu", "mps") else []
+    )
+    if isinstance(device, (str, int, list)) and wanted and "cpu" not in str(device):
+        present = _cuda_devices()
+        if max(wanted) >= present:
+            yield finding("device-missing", "train_args.device", device=str(device))
+    if device == "mps" and sys.platform != "darwin":
+        yield finding("device-missing", "train_args.device", device="mps")
+
+
+def _cuda_devices() -> int:
+    """The number of NVIDIA devices: what the driver lists, else what ``nvidia-smi`` says."""
+    listed = Path("/proc/driver/nvidia/gpus")
+    if listed.is_dir():
+        return len(list(listed.iterdir()))
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def _disk(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Room for the next saves where a resume would write, or where the file lies."""
+    found = checkpoint.recognised
+    saved = found.args.get("save_dir") if found else None
+    folder = (
+        Path(saved)
+        if isinstance(saved, str) and os.path.isdir(saved)
+        else Path(os.path.abspath(checkpoint.path)).parent
+    )
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return
+    need = SAVES_AT_ONCE * checkpoint.source.size
+    if free < need:
+        yield finding("disk-nearly-full", str(folder), free=_megabytes(free), need=_megabytes(need))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

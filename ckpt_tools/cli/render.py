@@ -1,0 +1,77 @@
+"""Text for people: colour on terminals, plain lines in pipes, one JSON document with ``--json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from ckpt_tools.findings import escape
+
+__all__ = ["COLOURS", "bytes_text", "paint", "print_json", "progress_bar", "say", "shown"]
+
+COLOURS = {
+    "resumable": "green",
+    "finished": "cyan",
+    "weights": "cyan",
+    "incomplete": "yellow",
+    "damaged": "red",
+    "foreign": "magenta",
+    "unsafe": "red",
+    "error": "red",
+    "warning": "yellow",
+    "note": "blue",
+}
+SHOW_BAR_FROM = 256 << 20  # bytes; less is done before a bar could be read
+
+
+def paint(text: str, colour: str | None = None, *, bold: bool = False) -> str:
+    """Colour for a terminal that wants it (``NO_COLOR`` and pipes don't)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return typer.style(text, fg=colour, bold=bold or None)
+
+
+def say(text: str = "") -> None:
+    """A line of result on stdout."""
+    print(text)
+
+
+def shown(value: object) -> str:
+    """A value from a file, safe for a terminal."""
+    return escape(value)
+
+
+def print_json(command: str, content: dict[str, Any]) -> None:
+    """The one JSON document of a command; numbers JSON has no word for become text."""
+    print(json.dumps({"schema": f"ckpt-tools/{command}/1", **content}, indent=2, ensure_ascii=True, default=str))
+
+
+def bytes_text(count: int) -> str:
+    """``30.4 MB``; decimal units, as file managers show them."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+@contextmanager
+def progress_bar(total: int, label: str) -> Iterator[Any]:
+    """A progress bar on stderr for long work on a terminal; yields a function that takes bytes done, or ``None``."""
+    if total < SHOW_BAR_FROM or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)

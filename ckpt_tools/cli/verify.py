@@ -1,0 +1,218 @@
+"""``ckpt verify``: the verdict first, then the findings, then the next command to type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from ckpt_tools.cli.guard import FINISHED, NO, USAGE, YES, worst
+from ckpt_tools.cli.paths import expand
+from ckpt_tools.cli.render import COLOURS, paint, print_json, progress_bar, say, shown
+from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
+from ckpt_tools.verify import Report, parse_target
+from ckpt_tools.verify import verify as verify_file
+
+__all__ = ["verify"]
+
+
+class Purpose(str, Enum):
+    """What the file is wanted for."""
+
+    RESUME = "resume"
+    INFERENCE = "inference"
+
+
+def verify(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Checkpoints, folders (searched below) or patterns.", show_default=False
+        ),
+    ],
+    purpose: Annotated[Purpose, typer.Option("--for", help="What the exit code answers.")] = Purpose.RESUME,
+    quick: Annotated[bool, typer.Option("--quick", help="Structure only: no tensor bytes are read.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Also ask whether this machine can resume it.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="Trainer that is to resume, e.g. ultralytics==8.4.190.", show_default=False)
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on", metavar="CODE|SEVERITY|unknown-code", help="Exit 1 on such a finding, too.", show_default=False
+        ),
+    ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE[:CLASS]", help="User code you know: no warning about it.", show_default=False),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Interpreter of the training environment.", show_default=False)
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[
+        int,
+        typer.Option("--quiet", "-q", count=True, help="Verdict lines only; -qq: exit code only.", show_default=False),
+    ] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Files at once; 0: one per processor.")] = 1,
+) -> int:
+    """Say whether checkpoints are whole, safe and can be resumed."""
+    counts = [_known_condition(text) for text in fail_on or ()]
+    options = _Options(quick, here, target, tuple(trust or ()), python)
+    if target is not None:
+        parse_target(target)
+    files, many = expand(paths)
+    reports: list[Report] = []
+    for report in _run(files, options, jobs):
+        reports.append(report)
+        if not json_ and quiet < 2:
+            _print_line(report) if many or quiet else _print_report(report)
+    codes = [_exit_code(report, purpose.value, counts) for report in reports]
+    if json_:
+        print_json("verify", {"for": purpose.value, "files": [report.as_json() for report in reports]})
+    elif many and not quiet:
+        _print_summary(reports)
+    return worst(codes)
+
+
+class _Options(tuple[bool, bool, "str | None", "tuple[str, ...]", "str | None"]):
+    """The options every file is verified with; a plain tuple, so that it travels to other processes."""
+
+    def __new__(
+        cls, quick: bool, here: bool, target: str | None, trust: tuple[str, ...], python: str | None
+    ) -> _Options:
+        return super().__new__(cls, (quick, here, target, trust, python))
+
+
+def _one(path: str, options: tuple[bool, bool, str | None, tuple[str, ...], str | None], bar: bool = False) -> Report:
+    quick, here, target, trust, python = options
+    try:
+        size = os.path.getsize(path) if bar and not quick else 0
+    except OSError:
+        size = 0
+    try:
+        with progress_bar(size, os.path.basename(path)) as progress:
+            return verify_file(
+                path, quick=quick, here=here, target=target, trust=trust, python=python, progress=progress
+            )
+    except CkptError as error:
+        return Report(path=path, verdict=None, error=str(error))
+
+
+def _run(files: list[str], options: _Options, jobs: int) -> Iterator[Report]:
+    """Reports in the order of the files."""
+    workers = min(jobs or os.cpu_count() or 1, len(files))
+    if workers <= 1:
+        for path in files:
+            yield _one(path, options, bar=True)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(
+            _one, files, [tuple(options)] * len(files), chunksize=max(1, min(16, len(files) // (4 * workers)))
+        )
+
+
+def _known_condition(text: str) -> str:
+    """A severity, or the code of a finding; raises ``CkptError`` for anything else."""
+    if text.lower() in {str(severity) for severity in Severity}:
+        return text.lower()
+    entry = lookup(text)
+    if entry is None:
+        raise CkptError(
+            f"--fail-on {text}: neither a finding nor a severity (error, warning, note); `ckpt explain` lists all"
+        )
+    return entry.code
+
+
+SEVERITY_RANK = {"note": 0, "warning": 1, "error": 2}
+
+
+def _exit_code(report: Report, purpose: str, conditions: list[str]) -> int:
+    if report.verdict is None:
+        return USAGE
+    for fact in report.findings:
+        rank = SEVERITY_RANK[str(fact.severity)]
+        if any(fact.code == wanted or rank >= SEVERITY_RANK.get(wanted, 9) for wanted in conditions):
+            return NO
+    if report.allows(purpose):
+        return YES
+    return FINISHED if purpose == "resume" and report.verdict is Verdict.FINISHED else NO
+
+
+def _print_report(report: Report) -> None:
+    if report.verdict is None:
+        print(f"ckpt: {shown(report.error or '')}", file=sys.stderr)
+        return
+    verdict = paint(str(report.verdict), COLOURS[str(report.verdict)], bold=True)
+    details = _details(report)
+    say(f"{shown(report.path)}: {verdict}{f' ({details})' if details else ''}")
+    for fact in report.findings:
+        label = paint(str(fact.severity), COLOURS[str(fact.severity)])
+        say(f"  {label} {fact.code} {fact.slug}: {fact.message}{_place(fact)}")
+        say(f"      > {fact.remedy}")
+    say(f"next: {_next(report)}")
+
+
+def _place(fact: Finding) -> str:
+    return f" [{fact.where}]" if fact.where and fact.where not in fact.message else ""
+
+
+def _details(report: Report) -> str:
+    parts = []
+    if report.layout:
+        parts.append(f"{report.layout} {report.version}" if report.version else report.layout)
+    elif report.kind:
+        parts.append(report.kind)
+    if report.epoch is not None:
+        of = f" of {report.epochs}" if report.epochs is not None else ""
+        parts.append(f"epoch {report.epoch}{of}")
+    if report.target is not None and report.target.source != "file":
+        parts.append(f"for {report.target}")
+    if report.checked == "structure":
+        parts.append("structure only")
+    return shown(", ".join(parts))
+
+
+def _next(report: Report) -> str:
+    """The one command to type now."""
+    path = shlex.quote(report.path)
+    if report.verdict is Verdict.RESUMABLE:
+        resume = {"ultralytics": f"yolo train resume model={path}", "yolov5": f"python train.py --resume {path}",
+                  "yolov7": f"python train.py --resume {path}", "yolov9": f"python train.py --resume {path}"}  # fmt: skip
+        return resume.get(report.layout or "", f"ckpt inspect {path}")
+    if report.sibling:
+        return f"ckpt verify {shlex.quote(report.sibling)}"
+    if report.verdict is Verdict.FINISHED and report.layout == "ultralytics":
+        return f"yolo train model={path} data=DATA.yaml epochs=N   # a new run from these weights"
+    if report.verdict in (Verdict.WEIGHTS, Verdict.FINISHED):
+        return f"ckpt inspect {path}"
+    worst_finding = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
+    return f"ckpt explain {worst_finding.code}" if worst_finding else f"ckpt inspect {path}"
+
+
+def _print_line(report: Report) -> None:
+    if report.verdict is None:
+        print(f"ckpt: {shown(report.error or '')}", file=sys.stderr)
+        return
+    first = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
+    reason = f"  {first.code} {first.message}" if first else ""
+    verdict = paint(f"{report.verdict!s:<10}", COLOURS[str(report.verdict)], bold=True)
+    details = _details(report)
+    say(f"{verdict} {shown(report.path)}{f' ({details})' if details else ''}{reason}")
+
+
+def _print_summary(reports: list[Report]) -> None:
+    counts = Counter(str(report.verdict) if report.verdict else "not opened" for report in reports)
+    ordered = [str(verdict) for verdict in reversed(Verdict)] + ["not opened"]
+    parts = ", ".join(f"{counts[word]} {word}" for word in ordered if counts[word])
+    say(f"{len(reports)} files: {parts}")
+    worst_report = next((report for word in Verdict for report in reports if report.verdict is word), None)
+    if worst_report is not None and worst_report.verdict is not Verdict.RESUMABLE:
+        say(f"next: ckpt verify {shlex.quote(worst_report.path)}")

@@ -1,0 +1,32 @@
+"""The archive a checkpoint lies in: members with offset, size and checksum, read strictly or tolerantly."""
+
+from ckpt_tools.container.members import (
+    DEFLATED,
+    STORED,
+    Container,
+    Member,
+    MemberError,
+    inflate,
+    member_bytes,
+    member_pieces,
+)
+from ckpt_tools.container.sniff import Kind, archive_kind, foreign, sniff
+from ckpt_tools.container.ziparchive import read_zip
+from ckpt_tools.container.ziprecords import find_end
+
+__all__ = [
+    "DEFLATED",
+    "STORED",
+    "Container",
+    "Kind",
+    "Member",
+    "MemberError",
+    "archive_kind",
+    "find_end",
+    "foreign",
+    "inflate",
+    "member_bytes",
+    "member_pieces",
+    "read_zip",
+    "sniff",
+]

@@ -1,0 +1,108 @@
+"""Members of a container, and reading their bytes whole or in pieces."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ckpt_tools.source import BUFFER_SIZE, Source, blocks
+
+__all__ = ["DEFLATED", "STORED", "Container", "Member", "MemberError", "inflate", "member_bytes", "member_pieces"]
+
+STORED, DEFLATED = 0, 8
+
+
+class MemberError(Exception):
+    """A member's bytes can't be had: cut, badly compressed, or longer than allowed."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One member: ``size`` bytes (``stored`` of them in the file, from ``offset`` on).
+
+    ``crc`` is the CRC-32 on record, ``None`` where the file records none (0 on a non-empty member).
+    ``whole`` is false when the file ends, or turns to zeros, before the member does; ``size`` is then what is left.
+    """
+
+    name: str
+    offset: int
+    size: int
+    stored: int
+    crc: int | None = None
+    method: int = STORED
+    header: int = -1
+    whole: bool = True
+
+
+@dataclass
+class Container:
+    """What holds the checkpoint's pickles and storages.
+
+    ``kind`` is ``zip``, ``legacy`` or ``pickle``; ``root`` the folder all members lie in. ``members`` maps names
+    below the root. ``directory`` tells whether a central directory was found and believed.
+    """
+
+    kind: str
+    source: Source
+    root: str = ""
+    members: dict[str, Member] = field(default_factory=dict)
+    directory: bool = True
+    byteorder: str = "little"
+    alternatives: list[tuple[str, Member]] = field(default_factory=list)  # other readings of a name
+    gaps: list[tuple[int, int]] = field(default_factory=list)  # stretches of the file no header accounts for
+
+    def storage(self, key: str) -> Member | None:
+        return self.members.get(f"data/{key}")
+
+    def storage_keys(self) -> list[str]:
+        return [name[5:] for name in self.members if name.startswith("data/")]
+
+
+def member_pieces(source: Source, member: Member, buffer: memoryview) -> Iterator[memoryview]:
+    """The member's bytes in pieces no longer than ``buffer``; raises ``MemberError`` where they can't be had."""
+    if member.method == STORED:
+        yield from blocks(source, member.offset, member.size, buffer)
+    elif member.method == DEFLATED:
+        for piece in inflate(source, member):
+            yield memoryview(piece)
+    else:
+        raise MemberError(f"compression method {member.method} is not one torch or zip tools use")
+
+
+def inflate(source: Source, member: Member) -> Iterator[bytes]:
+    """The decompressed bytes of a deflated member, never more than its recorded size."""
+    engine = zlib.decompressobj(-15)
+    place, left, produced = member.offset, member.stored, 0
+    try:
+        while left > 0 and not engine.eof:
+            packed = source.read(place, min(left, BUFFER_SIZE // 4))
+            if not packed:
+                break
+            place, left = place + len(packed), left - len(packed)
+            while packed and not engine.eof:
+                piece = engine.decompress(packed, BUFFER_SIZE)
+                packed = engine.unconsumed_tail
+                produced += len(piece)
+                if produced > member.size:
+                    raise MemberError(f"unpacks to more than the {member.size} bytes on record")
+                if piece:
+                    yield piece
+        rest = engine.flush()  # at most one deflate match
+        produced += len(rest)
+        if rest and produced <= member.size:
+            yield rest
+    except zlib.error as error:
+        raise MemberError(f"does not unpack: {error}") from None
+    if produced < member.size:
+        raise MemberError(f"unpacks to {produced} of {member.size} bytes")
+
+
+def member_bytes(source: Source, member: Member, most: int) -> bytes:
+    """All bytes of a member; raises ``MemberError`` when there are more than ``most`` or they can't be had."""
+    if member.size > most:
+        raise MemberError(f"is {member.size} bytes long, more than the {most} that are looked at")
+    if member.method == STORED:
+        return source.read(member.offset, member.size)
+    buffer = memoryview(bytearray(1))
+    return b"".join(bytes(piece) for piece in member_pieces(source, member, buffer))

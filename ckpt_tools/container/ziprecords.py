@@ -1,0 +1,194 @@
+"""The records of a zip archive, read one by one (PKWARE APPNOTE 6.3.10, sections 4.3.7 to 4.3.16)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct, unpack_from
+
+from ckpt_tools.source import BUFFER_SIZE, Source
+
+__all__ = [
+    "CENTRAL",
+    "DESCRIPTOR",
+    "LOCAL",
+    "Descriptor",
+    "End",
+    "Entry",
+    "Local",
+    "find_end",
+    "next_signature",
+    "parse_central",
+    "parse_descriptor",
+    "parse_local",
+]
+
+LOCAL, CENTRAL, DESCRIPTOR, END = b"PK\3\4", b"PK\1\2", b"PK\7\x08", b"PK\5\6"
+END64, LOCATOR64 = b"PK\6\6", b"PK\6\7"
+LOCAL_FIXED = Struct("<4sHHHHHIIIHH")
+CENTRAL_FIXED = Struct("<4sHHHHHHIIIHHHHHII")
+END_FIXED = Struct("<4sHHHHIIH")
+END64_FIXED = Struct("<4sQHHIIQQQQ")
+LOCATOR64_FIXED = Struct("<4sIQI")
+FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
+DEFERRED = 0x0008  # sizes and CRC follow the data in a descriptor
+ODD_FLAGS = 0x0001 | 0x0020 | 0x0040 | 0x2000  # encrypted, patch data, strong encryption, masked headers
+LONGEST_COMMENT = 0xFFFF
+
+
+@dataclass(slots=True)
+class Entry:
+    """A member as the central directory describes it; ``header`` is where its local header should be."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    stored: int
+    size: int
+    header: int
+
+
+@dataclass(slots=True)
+class Local:
+    """A member as its local header describes it; ``data`` is where its bytes begin."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    stored: int
+    size: int
+    data: int
+
+
+@dataclass(slots=True)
+class Descriptor:
+    """CRC and sizes written behind a member's bytes; ``length`` is that of the record itself."""
+
+    crc: int
+    stored: int
+    size: int
+    length: int
+
+
+@dataclass(slots=True)
+class End:
+    """The end of central directory record at ``position``; the directory has ``count`` entries."""
+
+    position: int
+    count: int
+    directory: int
+    length: int
+    after: int  # first byte behind the record and its comment
+    records: int  # first byte of the end records (the zip64 one where there is one)
+
+
+def find_end(source: Source) -> End | None:
+    """The last end record that fits into the file, or ``None``."""
+    start = max(0, source.size - END_FIXED.size - LONGEST_COMMENT)
+    tail = source.read(start, source.size - start)
+    place = tail.rfind(END)
+    while place >= 0:
+        if place + END_FIXED.size <= len(tail):
+            _, _, _, _, count, length, directory, comment = END_FIXED.unpack_from(tail, place)
+            position = start + place
+            end = End(position, count, directory, length, position + END_FIXED.size + comment, position)
+            return _with_zip64(source, end) if FULL16 in (count,) or FULL32 in (length, directory) else end
+        place = tail.rfind(END, 0, place)
+    return None
+
+
+def _with_zip64(source: Source, end: End) -> End:
+    """The same record with the 64-bit values, where the file holds them."""
+    locator = source.read(end.position - LOCATOR64_FIXED.size, LOCATOR64_FIXED.size)
+    if len(locator) < LOCATOR64_FIXED.size or locator[:4] != LOCATOR64:
+        return end
+    place = LOCATOR64_FIXED.unpack(locator)[2]
+    record = source.read(place, END64_FIXED.size)
+    if len(record) < END64_FIXED.size or record[:4] != END64:
+        return end
+    values = END64_FIXED.unpack(record)
+    return End(end.position, values[7], values[9], values[8], end.after, place)
+
+
+def parse_central(data: bytes, place: int) -> tuple[Entry, int] | None:
+    """The directory entry at ``place`` and where the next one begins; ``None`` where there is no whole one."""
+    if place + CENTRAL_FIXED.size > len(data) or data[place : place + 4] != CENTRAL:
+        return None
+    values = CENTRAL_FIXED.unpack_from(data, place)
+    flags, method, crc, stored, size = values[3], values[4], values[7], values[8], values[9]
+    name_length, extra_length, comment_length, header = values[10], values[11], values[12], values[16]
+    name_start = place + CENTRAL_FIXED.size
+    extra_start = name_start + name_length
+    after = extra_start + extra_length + comment_length
+    if after > len(data):
+        return None
+    if FULL32 in (size, stored, header):
+        extra = data[extra_start : extra_start + extra_length]
+        size, stored, header = _zip64_values(extra, (size, stored, header))
+    return Entry(data[name_start:extra_start], flags, method, crc, stored, size, header), after
+
+
+def _zip64_values(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
+    """``values`` with those that are all ones replaced, in order, from the zip64 extra field."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = unpack_from("<HH", extra, place)
+        if kind == 1:
+            wide = [
+                unpack_from("<Q", extra, at)[0] for at in range(place + 4, min(place + 4 + length, len(extra)) - 7, 8)
+            ]
+            return tuple(wide.pop(0) if value == FULL32 and wide else value for value in values)
+        place += 4 + length
+    return values
+
+
+def parse_local(source: Source, position: int, header: bytes | None = None) -> Local | None:
+    """The local header at ``position``, or ``None`` where there is none.
+
+    ``header`` may hold bytes already read from there; more are read only where it is too short.
+    """
+    if header is None or len(header) < LOCAL_FIXED.size:
+        header = source.read(position, LOCAL_FIXED.size + 512)
+    if len(header) < LOCAL_FIXED.size or header[:4] != LOCAL:
+        return None
+    _, _, flags, method, _, _, crc, stored, size, name_length, extra_length = LOCAL_FIXED.unpack_from(header)
+    wanted = LOCAL_FIXED.size + name_length
+    wide = FULL32 in (stored, size)
+    if wide:
+        wanted += extra_length
+    if len(header) < wanted:
+        header = source.read(position, wanted)
+    name = header[LOCAL_FIXED.size : LOCAL_FIXED.size + name_length]
+    if wide:
+        size, stored = _zip64_values(header[LOCAL_FIXED.size + name_length : wanted], (size, stored))
+    return Local(name, flags, method, crc, stored, size, position + LOCAL_FIXED.size + name_length + extra_length)
+
+
+def parse_descriptor(data: bytes, place: int, stored: int) -> Descriptor | None:
+    """The descriptor at ``place`` of a member that takes ``stored`` bytes: 32- or 64-bit; ``None`` if it doesn't fit."""
+    for form, length in ("<III", 16), ("<IQQ", 24):
+        if data[place : place + 4] == DESCRIPTOR and place + length <= len(data):
+            crc, packed, size = unpack_from(form, data, place + 4)
+            if packed == stored:
+                return Descriptor(crc, packed, size, length)
+    return None
+
+
+def next_signature(source: Source, start: int, wanted: tuple[bytes, ...]) -> int:
+    """Where, from ``start`` on, the next of the four-byte ``wanted`` signatures stands; -1 if nowhere."""
+    place = start
+    while place < source.size:
+        window = source.read(place, BUFFER_SIZE)
+        found = window.find(b"PK")
+        while found >= 0:
+            if window[found : found + 4] in wanted:
+                return place + found
+            if found + 4 > len(window) and place + found + 4 <= source.size:
+                break  # the signature may go on in the next window
+            found = window.find(b"PK", found + 2)
+        step = found if found >= 0 else len(window) - 1
+        if len(window) < BUFFER_SIZE:
+            return -1
+        place += max(step, 1)
+    return -1

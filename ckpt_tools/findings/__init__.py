@@ -1,0 +1,39 @@
+"""Facts about a checkpoint, and the one-word verdict they add up to.
+
+A *finding* is something true of the file and is returned; an *error* is a reason why we could not work
+and is raised. Every finding has a code from the one catalogue (:mod:`ckpt_tools.findings.catalogue`).
+"""
+
+from ckpt_tools.findings.catalogue import BY_CODE, BY_SLUG, CATALOGUE, Code, lookup
+from ckpt_tools.findings.model import (
+    CkptError,
+    Finding,
+    Severity,
+    Sink,
+    StrictReadError,
+    Verdict,
+    collect,
+    decide,
+    escape,
+    finding,
+    strict,
+)
+
+__all__ = [
+    "BY_CODE",
+    "BY_SLUG",
+    "CATALOGUE",
+    "CkptError",
+    "Code",
+    "Finding",
+    "Severity",
+    "Sink",
+    "StrictReadError",
+    "Verdict",
+    "collect",
+    "decide",
+    "escape",
+    "finding",
+    "lookup",
+    "strict",
+]

@@ -1,0 +1,275 @@
+"""The one catalogue of finding codes.
+
+``CKPTnnn`` with a slug, never reused. The hundreds tell the room: 0 source, 1 container, 2 pickle, 3 tensors,
+4 layout, 5 training state, 6 safety, 7 portability, 9 outcome of a repair. ``message`` is filled with the facts
+of the case; ``explanation`` and ``cure`` are what ``ckpt explain`` prints and ``docs/findings.md`` is made of;
+``remedy`` is the next command to type (``{path}`` stands for the file).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckpt_tools.findings.words import Severity, Verdict
+
+__all__ = ["BY_CODE", "BY_SLUG", "CATALOGUE", "Code", "lookup"]
+
+
+@dataclass(frozen=True)
+class Code:
+    """One kind of finding, and the verdict it asks for (``None``: it never decides)."""
+
+    code: str
+    slug: str
+    severity: Severity
+    verdict: Verdict | None
+    message: str
+    explanation: str
+    cure: str
+    remedy: str
+
+
+ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
+UNSAFE, FOREIGN, DAMAGED, INCOMPLETE, FINISHED = (
+    Verdict.UNSAFE, Verdict.FOREIGN, Verdict.DAMAGED, Verdict.INCOMPLETE, Verdict.FINISHED,
+)  # fmt: skip
+LOOK = "ckpt inspect {path}"
+TENSORS = "ckpt inspect {path} --tensors"
+STATS = "ckpt inspect {path} --tensors --stats"
+SIBLINGS = "ckpt verify {folder}"
+ARGS = "ckpt inspect {path} --args"
+GLOBALS = "ckpt inspect {path} --globals"
+OLDER = "Use the newest whole sibling (best.pt, epochN.pt); `ckpt verify` on the run folder names it."
+
+CATALOGUE: tuple[Code, ...] = (
+    # 0 source
+    Code("CKPT001", "empty-file", ERROR, DAMAGED, "the file is empty",
+         "The file was created and nothing was written into it: the disk was full, or the process died between "
+         "opening and writing. torch says `EOFError: Ran out of input`.", OLDER, SIBLINGS),
+    Code("CKPT002", "all-zeros", ERROR, DAMAGED, "all {size} bytes are zero",
+         "The file system kept the length but not the contents, as after a power cut before the data reached the "
+         "disk, or a download that only reserved its space.", OLDER, SIBLINGS),
+    Code("CKPT003", "not-a-checkpoint", ERROR, FOREIGN, "this is {what}, not a PyTorch checkpoint",
+         "The first bytes belong to another kind of file, or the pickle holds no tensors at all. torch would fail "
+         "with a message about a magic number or an invalid load key.",
+         "Find the file that was meant; a download may have saved an error page or a Git LFS pointer.", LOOK),
+    Code("CKPT004", "keeps-changing", ERROR, DAMAGED, "the file was written to while it was read, {times} times over",
+         "A trainer or a copy is still writing. Whatever was read is a mixture of two states.",
+         "Wait until the save or copy is done and verify again.", "ckpt verify {path}"),
+    # 1 container
+    Code("CKPT101", "cut-short", ERROR, DAMAGED, "the file ends {inside}, after {size} bytes",
+         "The archive's directory stands at the end of the file and is missing: the writing process was killed, the "
+         "disk was full, or a copy stopped early. torch says `failed finding central directory`.", OLDER, SIBLINGS),
+    Code("CKPT102", "zero-tail", ERROR, DAMAGED, "the last {count} of {size} bytes are zero",
+         "A power cut can leave a file of full length whose end never reached the disk.", OLDER, SIBLINGS),
+    Code("CKPT103", "directory-lost", ERROR, DAMAGED, "the archive's directory can't be read; {whole} of {members} members are whole",
+         "The list of members at the end of the archive is missing or overwritten. The members themselves were "
+         "found one behind the other.", OLDER, TENSORS),
+    Code("CKPT104", "checksum-mismatch", ERROR, DAMAGED, "{where}: the bytes do not match their checksum{tensors}",
+         "Bytes changed after they were written: a failing disk or memory, or an edit. torch.load does not check, "
+         "so training would go on from wrong numbers without a word.", OLDER, SIBLINGS),
+    Code("CKPT105", "header-conflict", ERROR, DAMAGED, "the archive contradicts itself: {what}",
+         "The directory at the end and the headers beside the data should agree. Programs that read one or the "
+         "other would see different files.", OLDER, SIBLINGS),
+    Code("CKPT106", "duplicate-member", ERROR, DAMAGED, "two members have the same name",
+         "Which of the two is read depends on the program. torch never writes this.",
+         "Get the file again from its source.", LOOK),
+    Code("CKPT107", "appended-bytes", ERROR, DAMAGED, "{count} bytes follow the end of the checkpoint",
+         "Something was added after the file was finished, or a longer file was overwritten without being cut.",
+         "Get the file again from its source, or use a sibling.", SIBLINGS),
+    Code("CKPT108", "stray-bytes", ERROR, DAMAGED, "{count} bytes {place} belong to nothing",
+         "The archive holds bytes that no header accounts for. torch never writes this.",
+         "Get the file again from its source.", LOOK),
+    Code("CKPT109", "odd-flags", ERROR, DAMAGED, "a member is marked as encrypted or patched (flags {flags})",
+         "torch writes plain members. Such marks make scanners stop while a loader may read on.",
+         "Get the file again from its source.", LOOK),
+    Code("CKPT110", "member-missing", ERROR, DAMAGED, "the archive has no {member}",
+         "Without this member nothing can be loaded. The file was cut near its beginning, or was put together by hand.",
+         OLDER, SIBLINGS),
+    Code("CKPT111", "member-unreadable", ERROR, DAMAGED, "{where} can't be read: it {why}",
+         "The compressed bytes do not unpack to what the directory promises.", OLDER, SIBLINGS),
+    Code("CKPT112", "no-checksums", NOTE, None, "no checksums were recorded for {count} of {members} members",
+         "torch was told not to compute them (`set_crc32_options(False)`). The file is valid; flipped bits in it can't be noticed.",
+         "Nothing to do.", LOOK),
+    # 2 pickle
+    Code("CKPT201", "pickle-cut", ERROR, DAMAGED, "{where} ends early: {why}",
+         "The object graph (names, numbers, the plan of all tensors) is not whole.", OLDER, SIBLINGS),
+    Code("CKPT202", "pickle-broken", ERROR, DAMAGED, "{where} is no valid pickle: {why}",
+         "The object graph holds something no pickler writes. Bytes were changed.", OLDER, SIBLINGS),
+    Code("CKPT203", "beyond-limits", ERROR, UNSAFE, "{where} goes beyond the limits within which a file is judged: {why}",
+         "Loading would take time or memory out of all proportion, or the file is far larger than any checkpoint. "
+         "What was not read can't be called safe.", "Do not load it unless you know who made it.", LOOK),
+    Code("CKPT204", "frame-straddled", ERROR, UNSAFE, "{where} can be read in two ways: {why}",
+         "Where an operand reaches over the end of a pickle frame, one unpickler skips bytes that another runs as "
+         "opcodes. No pickler writes this; it hides code from scanners.", "Do not load it.", LOOK),
+    Code("CKPT205", "pickle-packed", ERROR, UNSAFE, "{where} is packed by compression method {method}, which torch does not read",
+         "torch stores its pickles, zip tools deflate them; another method keeps a scanner from looking inside.",
+         "Do not load it.", LOOK),
+    # 3 tensors
+    Code("CKPT301", "storage-missing", ERROR, DAMAGED, "the bytes of {count} tensors are missing: {tensors}",
+         "The object graph names storages that are not in the file. torch says `failed locating file data/N`.", OLDER, SIBLINGS),
+    Code("CKPT302", "storage-short", ERROR, DAMAGED, "the bytes of {count} tensors are cut or overwritten: {tensors}",
+         "Storages end before the tensors that lie in them do.", OLDER, SIBLINGS),
+    Code("CKPT303", "storage-size", ERROR, DAMAGED, "storage {key} has {size} bytes where its tensors say {wanted}",
+         "The object graph and the archive disagree about a storage's size; some torch versions read beyond it.", OLDER, SIBLINGS),
+    Code("CKPT304", "tensor-outside", ERROR, DAMAGED, "a tensor reaches beyond its storage",
+         "Offset, shape and stride lead outside the storage. torch refuses or reads foreign memory.", OLDER, SIBLINGS),
+    Code("CKPT305", "non-finite", ERROR, INCOMPLETE, "{count} of {part}'s tensors hold NaN or infinity: {tensors}",
+         "Training had diverged, or one bad step poisoned the average. A resume would go on from it and stay NaN.",
+         "Resume from an older, finite file with a lower learning rate.", SIBLINGS),
+    Code("CKPT306", "non-finite-elsewhere", NOTE, None, "{count} tensors outside weights and optimizer hold NaN or infinity: {tensors}",
+         "Scores, anchor tables and masks may hold infinities by design.", "Nothing to do.", STATS),
+    Code("CKPT307", "saturated", WARNING, None, "{count} of {part}'s tensors hold values at the limit of float16 (65504): {tensors}",
+         "Values beyond the range of float16 were clamped when saving; ultralytics also replaces NaN and infinity so.",
+         "Look at the tensors; an older file may hold the real values.", STATS),
+    Code("CKPT308", "all-zero-weights", WARNING, None, "{count} of {part}'s weight tensors are zero throughout: {tensors}",
+         "Weights of convolutions and linear layers are hardly ever exactly zero after training. NaNs replaced by zero look like this.",
+         "Compare with an older file.", STATS),
+    Code("CKPT309", "underflowed-moments", WARNING, None,
+         "{share} % of Adam's second moments ({name}) are zero where the first moment is not ({dtype})",
+         "Second moments saved as float16 underflow below 3e-8; after the resume those steps are divided by almost "
+         "nothing and the loss jumps (ultralytics 8.1.40 to 8.4.170 saved them so).",
+         "Resume with a lower learning rate, or start the optimizer afresh.", STATS),
+    Code("CKPT310", "fat-storage", NOTE, None, "{count} tensors are small views of large storages ({wasted} bytes unused)",
+         "Saving a slice saves everything it was cut from.", "Save `tensor.clone()` instead.", TENSORS),
+    Code("CKPT311", "orphan-storage", NOTE, None, "{count} storages ({size} bytes) belong to no tensor",
+         "The archive holds bytes nothing refers to. They are ignored when loading.", "Nothing to do.", TENSORS),
+    Code("CKPT312", "extra-members", NOTE, None, "{count} members are not torch's own: {names}",
+         "Some other tool added them. torch ignores them.", "Nothing to do.", LOOK),
+    # 4 layout
+    Code("CKPT401", "ema-misfit", ERROR, INCOMPLETE, "average and live weights differ in {count} tensors: {tensors}",
+         "The two sets of weights must have the same names and shapes; the trainer loads one over the other.",
+         "Use a sibling in which they agree.", TENSORS),
+    Code("CKPT402", "optimizer-shape", ERROR, INCOMPLETE, "optimizer state does not fit its parameters: {tensors}",
+         "A momentum buffer or moment has another shape than the parameter it belongs to. Loading succeeds and the "
+         "first `optimizer.step()` fails.", "Use a sibling, or train on from the weights alone.", TENSORS),
+    Code("CKPT403", "group-sizes", ERROR, INCOMPLETE, "the optimizer's groups hold {have} parameters, the model asks for {want}",
+         "torch refuses: `loaded state dict contains a parameter group that doesn't match the size of optimizer's group`.",
+         "Resume with the version and model that wrote the file.", TENSORS),
+    Code("CKPT404", "group-order", ERROR, INCOMPLETE,
+         "{target} expects the optimizer's groups as {want}, the file (written by {version}) has {have}",
+         "ultralytics 8.4.0 changed the order of the parameter groups; a file from before does not load after, nor the "
+         "other way round (`ValueError: loaded state dict contains a parameter group that doesn't match …`).",
+         "Resume with the version that wrote it.", "pip install ultralytics=={version}"),
+    Code("CKPT405", "layer-misfit", ERROR, INCOMPLETE, "{layer}: {attribute} is {value}, its weight has {shape}",
+         "The layer's own numbers contradict its weights. The file was edited or pruned badly.",
+         "Use a sibling, or rebuild the model and load the weights by name.", TENSORS),
+    Code("CKPT406", "class-count", ERROR, INCOMPLETE, "the head predicts {head} classes, {source} says {count}",
+         "The number of classes must be the same in the head's last layers, `nc` and `names`.",
+         "Use the file whose data set the run was trained on.", LOOK),
+    Code("CKPT407", "args-refused", ERROR, INCOMPLETE, "{target} refuses saved arguments: {names}",
+         "The trainer checks the saved training arguments against those it knows and stops on the first other one.",
+         "Resume with the version that wrote it.", "pip install ultralytics=={version}"),
+    Code("CKPT408", "needs-dill", ERROR, INCOMPLETE, "{target} can't unpickle it: the file needs the package dill",
+         "ultralytics 8.0.114 to 8.3.0 used dill when it was installed; what it wrote needs dill to be read.",
+         "Install dill into the training environment.", "pip install dill"),
+    Code("CKPT409", "group-count", ERROR, INCOMPLETE, "the optimizer knows {have} parameters, the model has {want}",
+         "More parameters in the optimizer than the model has: it belongs to another model.",
+         "Use the optimizer of the same run.", TENSORS),
+    # 5 training state
+    Code("CKPT501", "no-optimizer", ERROR, INCOMPLETE, "there is no optimizer state ({path_in_file} {how}){effect}",
+         "Without momentum and step counts the trainer refuses, restarts or silently goes on with a fresh optimizer, "
+         "and the loss jumps.", "Resume from the newest sibling that has one, or start a new run from these weights.", SIBLINGS),
+    Code("CKPT502", "empty-optimizer", WARNING, None, "the optimizer's state is empty: momentum starts afresh",
+         "The groups are there but no parameter has state. Saved before the first step, or reset on purpose.",
+         "Expect a small bump in the loss after the resume.", LOOK),
+    Code("CKPT503", "no-epoch", WARNING, None, "the file does not say how far training got",
+         "No epoch or step number was found; the script must know where to go on.", "Pass the start epoch by hand.", LOOK),
+    Code("CKPT504", "stripped", ERROR, FINISHED, "the run is over: the file was stripped when it ended{progress}",
+         "At the end of a run (also when stopped early) the trainer removes optimizer and epoch from last.pt and "
+         "best.pt. This can't be undone; epochN.pt files keep theirs. `resume=True` starts a new run on another data "
+         "set, or says `nothing to resume`.",
+         "For more epochs, start from these weights or resume an epochN.pt.", SIBLINGS),
+    Code("CKPT505", "run-complete", ERROR, FINISHED, "the run is over: epoch {epoch} of {epochs} is done",
+         "Every planned epoch was trained. The trainer has nothing left to do, refuses, or crashes.",
+         "For more epochs start a new run from these weights.", ARGS),
+    Code("CKPT506", "not-stripped", NOTE, None, "the run is over but the file still carries its optimizer ({size} bytes)",
+         "The process ended between the last epoch and the strip, or this trainer never strips.",
+         "Keep it, or save the weights alone for inference.", LOOK),
+    Code("CKPT507", "no-weights", ERROR, INCOMPLETE, "there are no weights in it, only {what}",
+         "Some frameworks spread a checkpoint over several files; this one alone can't be resumed.",
+         "Verify the folder it belongs to.", SIBLINGS),
+    Code("CKPT508", "part-without-optimizer", ERROR, INCOMPLETE, "there is a {what} but no optimizer",
+         "A scheduler, scaler or random state is of no use without the optimizer it belongs to.",
+         "Use a file of the same run that has one.", SIBLINGS),
+    Code("CKPT509", "epoch-mark", ERROR, INCOMPLETE, "the epoch is {epoch} although there is an optimizer",
+         "An epoch below 0 marks a stripped file, but the optimizer is still here: the file was put together by hand. "
+         "The trainer refuses or restarts.", "Set the epoch to the one the optimizer belongs to.", LOOK),
+    Code("CKPT510", "missing-role", ERROR, INCOMPLETE, "{role} is missing, which its trainer needs to resume",
+         "The trainer's resume reads this key and stops, or falls back to defaults, without it.",
+         "Use a sibling that has it.", LOOK),
+    Code("CKPT511", "no-ema-counter", ERROR, INCOMPLETE, "the EMA's update counter is missing",
+         "ultralytics reads `updates` whenever there is an EMA and stops with `KeyError: 'updates'`.",
+         "Use a sibling that has it.", LOOK),
+    Code("CKPT512", "lost-on-resume", NOTE, None, "a resume starts these afresh: {what}",
+         "The file does not hold them, so training goes on close to, but not exactly, where it stopped.",
+         "Nothing to do; expect a small bump.", LOOK),
+    Code("CKPT513", "optimizer-auto", WARNING, None, "the saved arguments say optimizer=auto, the state is {kind}'s",
+         "ultralytics decides again on resume; with another data set size, batch or version it picks another optimizer "
+         "and the state does not load (`KeyError: 'exp_avg'`, `'momentum'`).",
+         "Keep data, batch and version the same when resuming.", ARGS),
+    Code("CKPT514", "resume-trap", WARNING, None, "{what}",
+         "`resume=True` on a file it can't resume does not fail: ultralytics warns, and trains a new run on coco8.yaml with default settings.",
+         "Check with `ckpt verify` before you resume.", "ckpt verify {path} && yolo train resume model={path}"),
+    Code("CKPT515", "weights-only", NOTE, None, "weights only: nothing in it was meant to resume a run",
+         "A state dict or an exported model. Use it for inference or as the start of a new run.", "Nothing to do.", LOOK),
+    Code("CKPT516", "restarts-first-epoch", NOTE, None, "{what}", "How the saved number is read differs between trainers.", "Nothing to do.", LOOK),
+    Code("CKPT517", "scaler-empty", NOTE, None, "the gradient scaler's state is empty: it was saved without mixed precision",
+         "An enabled scaler refuses an empty state in ultralytics before 8.4.149 (`The source state dict is empty`).",
+         "Resume with amp as it was, or with a newer version.", LOOK),
+    Code("CKPT518", "sibling", NOTE, None, "nearest file that can be resumed: {name} (epoch {epoch})",
+         "Another file of the same run still has everything a resume needs.", "Resume from it.", "ckpt verify {sibling}"),
+    # 6 safety
+    Code("CKPT601", "dangerous-call", ERROR, UNSAFE, "loading it would run {what}: {why}",
+         "A pickle is a program. This one names something that does more than rebuild tensors and settings.",
+         "Do not load it. Get the file from someone you trust.", GLOBALS),
+    Code("CKPT602", "unknown-code", WARNING, None, "loading it imports the package {package} ({names})",
+         "The file holds objects of classes nobody here knows. Loading imports and runs their code.",
+         "Load it only if the package is yours, or trust it by name.", "ckpt verify {path} --trust {package}"),
+    Code("CKPT603", "two-readings", ERROR, UNSAFE, "the archive holds two different pickles under one name",
+         "One program would read, or scan, another file than the next. Only an attack looks like this.",
+         "Do not load it.", LOOK),
+    # 7 portability
+    Code("CKPT701", "device-tags", NOTE, None, "tensors are tagged for {devices}",
+         "torch.load puts tensors back on the device they were saved from and fails where it doesn't exist, unless "
+         "`map_location` says otherwise. ultralytics always loads to the CPU first.",
+         "Pass map_location='cpu' to torch.load.", LOOK),
+    Code("CKPT702", "path-objects", NOTE, None, "it holds {kind} objects",
+         "A PosixPath can't be made on Windows, nor a WindowsPath elsewhere (`cannot instantiate`), and Python 3.13's "
+         "module name for them is unknown to older ones.", "Load it on the system it came from.", GLOBALS),
+    Code("CKPT703", "numpy2-names", NOTE, None, "it holds numpy objects by the module names of numpy 2",
+         "numpy 1 fails with `No module named 'numpy._core'`.", "Load it with numpy 2.", GLOBALS),
+    Code("CKPT704", "name-prefix", NOTE, None, "the names of {part} start with {prefix}",
+         "DataParallel, DistributedDataParallel and torch.compile wrap the model; a bare model does not load such names.",
+         "Wrap the model in the same way, or cut the prefix off before loading.", TENSORS),
+    Code("CKPT705", "local-paths", NOTE, None, "it holds paths of the machine it was made on: {names}",
+         "They show user names and folders to whoever gets the file.", "Mind who gets it.", ARGS),
+    Code("CKPT706", "git-origin", NOTE, None, "it names the git repository it was made from ({origin})",
+         "The address of a private repository travels with the weights.", "Mind who gets it.", LOOK),
+    Code("CKPT707", "dill-names", WARNING, None, "it can only be loaded where the package dill is installed",
+         "It was saved while dill was installed, and names dill's own functions.",
+         "Install dill into the training environment.", "pip install dill"),
+    Code("CKPT711", "data-missing", ERROR, INCOMPLETE, "the data set it was trained on is not here: {data}",
+         "ultralytics trains on another data set, or stops, when the saved one is missing.",
+         "Put it there, or pass data= when resuming.", "yolo train resume model={path} data=DATA.yaml"),
+    Code("CKPT712", "saves-elsewhere", WARNING, None, "a resume would write to {save_dir}, not to this file's run folder",
+         "The folder is stored in the file. A run that was copied or moved resumes into the old place and appends there.",
+         "Move the run back, or pass save_dir= (ultralytics 8.4.120 and newer).", ARGS),
+    Code("CKPT713", "device-missing", ERROR, INCOMPLETE, "the run used device {device}, which is not on this machine",
+         "The saved device is used again on resume.", "Pass another device.", "yolo train resume model={path} device=cpu"),
+    Code("CKPT714", "package-missing", ERROR, INCOMPLETE, "packages it names are not installed here: {packages}",
+         "Unpickling imports them and fails with `No module named …`; ultralytics may try to pip-install them.",
+         "Install them into the training environment, or name that with --python.", "pip install {packages}"),
+    Code("CKPT715", "disk-nearly-full", WARNING, None, "{free} free here, the next saves need {need}",
+         "A save that runs out of space leaves a cut file in place of the old one.", "Free disk space before resuming.", SIBLINGS),
+    Code("CKPT716", "class-count-here", ERROR, INCOMPLETE, "the data set here has {here} classes, the model {count}",
+         "The data set was changed since, or another one lies in its place.", "Pass the right data set.", ARGS),
+)  # fmt: skip
+
+BY_CODE: dict[str, Code] = {entry.code: entry for entry in CATALOGUE}
+BY_SLUG: dict[str, Code] = {entry.slug: entry for entry in CATALOGUE}
+
+
+def lookup(text: str) -> Code | None:
+    """The entry for a code or slug, whatever its case."""
+    return BY_CODE.get(text.upper()) or BY_SLUG.get(text.lower())

@@ -1,0 +1,120 @@
+"""Finding, the sinks findings are reported to, and the rule that turns findings into a verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ckpt_tools.findings.catalogue import BY_SLUG, Code
+from ckpt_tools.findings.words import Severity, Verdict
+
+__all__ = [
+    "CkptError",
+    "Finding",
+    "Severity",
+    "Sink",
+    "StrictReadError",
+    "Verdict",
+    "collect",
+    "decide",
+    "escape",
+    "finding",
+    "strict",
+]
+
+LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
+_UNPRINTABLE = re.compile(
+    r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010fffd]|[\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
+
+class CkptError(Exception):
+    """We could not work (a path that can't be opened, a bad option). The message ends with what to do."""
+
+
+class StrictReadError(CkptError):
+    """A strict read met something a tolerant read would have reported; ``finding`` holds it."""
+
+    def __init__(self, fact: Finding) -> None:
+        super().__init__(f"{fact.code} {fact.slug}: {fact.message}")
+        self.finding = fact
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about one file.
+
+    ``where`` names the place (a member, a tensor, a key, a byte offset) or is empty; ``remedy`` is the next
+    command to type.
+    """
+
+    code: str
+    slug: str
+    severity: Severity
+    message: str
+    where: str
+    remedy: str
+    verdict: Verdict | None = None
+
+    def as_json(self) -> dict[str, str]:
+        """The six public fields, in the order of the JSON contract."""
+        return {
+            "code": self.code,
+            "slug": self.slug,
+            "severity": str(self.severity),
+            "message": self.message,
+            "where": self.where,
+            "remedy": self.remedy,
+        }
+
+
+Sink = Callable[[Finding], None]
+
+
+def finding(slug: str, where: str = "", /, *, remedy: str = "", **facts: object) -> Finding:
+    """Make the finding called ``slug``, its message filled with ``facts``.
+
+    Raises ``KeyError`` for a slug that is not in the catalogue: that is our bug, not the file's.
+    """
+    entry: Code = BY_SLUG[slug]
+    shown = {name: escape(value) for name, value in facts.items()}
+    return Finding(
+        entry.code,
+        entry.slug,
+        entry.severity,
+        entry.message.format(**shown),
+        escape(where),
+        remedy or entry.remedy,
+        entry.verdict,
+    )
+
+
+def collect() -> tuple[list[Finding], Sink]:
+    """A list and the sink that fills it: the tolerant way of reading."""
+    found: list[Finding] = []
+    return found, found.append
+
+
+def strict(fact: Finding) -> None:
+    """The sink of strict reading: anything that decides a verdict raises ``StrictReadError``."""
+    if fact.verdict is not None:
+        raise StrictReadError(fact)
+
+
+def decide(findings: Iterable[Finding], otherwise: Verdict = Verdict.RESUMABLE) -> Verdict:
+    """The first verdict in order of precedence that any finding carries, else ``otherwise``."""
+    present = {fact.verdict for fact in findings}
+    return next((verdict for verdict in Verdict if verdict in present), otherwise)
+
+
+def escape(value: object) -> str:
+    """Text from a file made safe for a terminal: control and bidirectional characters escaped, length bounded."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1024:
+        return f"<integer of {value.bit_length()} bits>"
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > LONGEST_TEXT:
+        text = text[: LONGEST_TEXT - 1] + "…"
+    return _UNPRINTABLE.sub(
+        lambda found: found.group().encode("unicode_escape", "backslashreplace").decode("ascii"), text
+    )

@@ -1,0 +1,156 @@
+"""What each ultralytics release expects of a checkpoint it resumes: argument names and types, parameter groups.
+
+The facts are in ``ultralytics.json``, read from the releases themselves; this module only looks them up.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from ckpt_tools.tensors.modules import Layer
+
+__all__ = ["PlannedGroup", "group_rules", "plan_groups", "refused_arguments", "resume_rules"]
+
+Release = tuple[int, ...]
+NEWEST: Release = (999,)
+
+
+@functools.cache
+def _facts() -> dict[str, Any]:
+    return json.loads(files("ckpt_tools.layouts").joinpath("ultralytics.json").read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _numbers(text: str) -> Release:
+    return tuple(int(part) for part in text.split("."))
+
+
+def _fold(entries: Iterable[dict[str, Any]], version: Release) -> dict[str, Any]:
+    """The rules in force at ``version``: later entries overrule earlier ones; an unknown version is the newest."""
+    rules: dict[str, Any] = {}
+    for entry in entries:
+        if _numbers(entry["since"]) <= (version or NEWEST):
+            rules.update(entry)
+    return rules
+
+
+def group_rules(version: Release) -> dict[str, Any]:
+    """How ``build_optimizer`` of a release makes its groups (``order``, ``musgd_order``, ``tags``, ``names`` …)."""
+    return _fold(_facts()["groups"], version)
+
+
+def resume_rules(version: Release) -> dict[str, Any]:
+    """What a release does on resume (``unknown_args``, ``resume_true_unresumable``, ``required_keys`` …)."""
+    return _fold(_facts()["resume"], version)
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """A group the trainer would make: its label (``weight``, ``norm``, ``bias``, ``muon+`` …) and parameter names."""
+
+    label: str
+    names: tuple[str, ...]
+
+
+def plan_groups(layers: list[Layer], rules: dict[str, Any], muon: bool) -> list[PlannedGroup]:
+    """The groups a release makes of a model: every layer's own parameters, in order, by kind.
+
+    Source: ``BaseTrainer.build_optimizer`` in ``engine/trainer.py`` of the releases named in ``ultralytics.json``.
+    """
+    norms = set(_facts()["norm_classes"])
+    kinds: dict[str, list[str]] = {"weight": [], "norm": [], "bias": [], "muon": []}
+    only_two = rules["walk"].startswith("modules()")
+    for layer in layers:
+        for own, tensor in layer.parameters.items():
+            name = layer.path(own)
+            if only_two and own not in ("weight", "bias"):
+                continue
+            if muon and _muon_shape(len(tensor.shape), rules):
+                kinds["muon"].append(name)
+            elif "bias" in name:
+                kinds["bias"].append(name)
+            elif layer.kind.rsplit(".", 1)[-1] in norms or any(part in name for part in rules["norm_names"]):
+                kinds["norm"].append(name)
+            else:
+                kinds["weight"].append(name)
+    if not muon:
+        return [PlannedGroup(kind, tuple(kinds[kind])) for kind in rules["order"]]
+    boosted = _boosted(layers, rules)
+    groups = []
+    for label in rules["musgd_order"]:
+        wanted = label.endswith("+")
+        groups.append(PlannedGroup(label, tuple(name for name in kinds[label[:-1]] if boosted(name) == wanted)))
+    return groups
+
+
+def _muon_shape(dimensions: int, rules: dict[str, Any]) -> bool:
+    return dimensions in (2, 4) if rules["musgd_muon_ndim"] == "2|4" else dimensions >= 2
+
+
+def _boosted(layers: list[Layer], rules: dict[str, Any]) -> Callable[[str], bool]:
+    """Which parameters MuSGD gives three times the learning rate: those of the classification branches."""
+    rule: str = rules["musgd_boosted"]
+    if rule.startswith("name matches "):
+        pattern = re.compile(rule.removeprefix("name matches "))
+        return lambda name: bool(pattern.search(name))
+    blocks = next((layer for layer in layers if layer.name == "model"), None)
+    head = f"model.{blocks.children[-1]}" if blocks and blocks.children else "model"
+    branches = (f"{head}.cv3.", f"{head}.one2one_cv3.")
+    return lambda name: name.startswith(branches) or "proto.semseg" in name or "SemanticSegment" in name
+
+
+def refused_arguments(args: dict[str, Any], version: Release) -> list[str]:
+    """Saved arguments a release stops at, each with the reason: unknown names, and values of another type."""
+    facts, refused = _facts(), []
+    version = version or NEWEST
+    unknown_stops = resume_rules(version).get("unknown_args") == "SyntaxError"
+    types_stop = resume_rules(version).get("bad_type_raises") is not None
+    translated = {name for name, entry in facts["deprecated"].items() if _numbers(entry["since"]) <= version}
+    extra = {name for name, entry in facts["extra_allowed"].items() if _numbers(entry["since"]) <= version}
+    for name, value in args.items():
+        entry = facts["args"].get(name)
+        here = entry is not None and _numbers(entry["since"]) <= version and not _gone(entry, version)
+        if not here:
+            if unknown_stops and name not in translated and name not in extra and name != "session":
+                refused.append(f"{name} (unknown)")
+        elif types_stop and not _accepted(value, entry, version):
+            refused.append(f"{name}={value!r} (type)")
+    return refused
+
+
+def _gone(entry: dict[str, Any], version: Release) -> bool:
+    return entry.get("until") is not None and _numbers(entry["until"]) <= version
+
+
+def _at(pairs: list[list[Any]], version: Release) -> Any:
+    """The value of the last ``[release, value]`` pair that is not newer than ``version``."""
+    return next((value for since, value in reversed(pairs) if _numbers(since) <= version), None)
+
+
+def _accepted(value: Any, entry: dict[str, Any], version: Release) -> bool:
+    if value is None:
+        return bool(_at(entry["none_ok_from"], version) if "none_ok_from" in entry else entry["none_ok"])
+    check = TYPES.get(_at(entry["type"], version) or "any")
+    return check is None or not isinstance(value, (str, int, float, bool)) or check(value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+# How ``cfg.check_cfg`` tests the kinds of values; what is not listed is accepted here.
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "float": _number,
+    "fraction": lambda value: _number(value) and 0 <= value <= 1,
+    "fraction>0": lambda value: _number(value) and 0 < value <= 1,
+    "int": lambda value: isinstance(value, int) or (isinstance(value, float) and value.is_integer()),
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+    "bool|str": lambda value: isinstance(value, (bool, str)),
+}

@@ -1,0 +1,34 @@
+"""Pickle bytes turned into inert nodes. Nothing a pickle names is imported or called."""
+
+from ckpt_tools.pickles.machine import MOST_BYTES, TROUBLES, Pickle, Trouble, read_pickle, run
+from ckpt_tools.pickles.nodes import (
+    Call,
+    Extension,
+    GlobalRef,
+    Opaque,
+    OutOfBand,
+    Persistent,
+    SetNode,
+    children,
+    is_mapping,
+    pairs_of,
+)
+
+__all__ = [
+    "MOST_BYTES",
+    "TROUBLES",
+    "Call",
+    "Extension",
+    "GlobalRef",
+    "Opaque",
+    "OutOfBand",
+    "Persistent",
+    "Pickle",
+    "SetNode",
+    "Trouble",
+    "children",
+    "is_mapping",
+    "pairs_of",
+    "read_pickle",
+    "run",
+]

@@ -1,0 +1,506 @@
+"""A pickle machine that builds inert nodes: protocols 0 to 5, every opcode, nothing executed.
+
+The opcodes that make up nearly all of a checkpoint are decoded in the loop of :func:`run`; all others come
+from the table at the end of this module. Limits make sure that no input can hang the machine or take memory
+out of proportion: see :data:`MOST_OPCODES` and :data:`MOST_BYTES`. Opcodes as in CPython's ``pickletools``.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from struct import error as StructError
+from struct import unpack_from
+
+from ckpt_tools.findings import Sink, finding
+from ckpt_tools.pickles.nodes import Call, Extension, GlobalRef, Node, Opaque, OutOfBand, Persistent, SetNode
+
+__all__ = ["MOST_BYTES", "MOST_OPCODES", "TROUBLES", "Pickle", "Trouble", "read_pickle", "run"]
+
+MOST_OPCODES = 6_000_000  # about 0.5 GB of nodes; a YOLOv8n checkpoint has 45 thousand
+MOST_BYTES = 256 << 20  # bytes of one pickle, without the tensors beside it
+MOST_DIGITS = 4_000  # of an integer written as decimal text
+LONGEST_FIXED_OPCODE = 9  # bytes: an opcode with an argument of eight
+MOST_WIDE_KEYS = 1_000  # integers over 60 bits as dictionary keys: they can be made to collide
+
+
+class Trouble(Exception):
+    """Why the machine stopped before STOP; ``kind`` is ``cut``, ``broken``, ``limit`` or ``straddle``."""
+
+    def __init__(self, kind: str, message: str, position: int = -1) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.position = position
+
+
+@dataclass
+class Pickle:
+    """What one pickle holds.
+
+    ``root`` is the object on top at STOP (``None`` when it was not reached; ``rest`` then holds what lay on the
+    stack, outermost first). ``globals``, ``calls``, ``extensions`` and ``mutated`` list everything a real
+    unpickler would have imported, called, looked up or changed, in the order of the file, whether or not it is
+    still reachable from the root. ``end`` is the offset behind the last byte read.
+    """
+
+    root: Node = None
+    protocol: int = 0
+    end: int = 0
+    trouble: Trouble | None = None
+    rest: list[Node] = field(default_factory=list)
+    globals: list[GlobalRef] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    extensions: list[Extension] = field(default_factory=list)
+    mutated: list[tuple[Node, int]] = field(default_factory=list)
+
+
+class Machine:
+    """The state of a run: stack, marks, memo, and the pickle being filled."""
+
+    __slots__ = ("data", "frame_end", "marks", "memo", "odd", "pickle", "position", "stack", "start", "wide_keys")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+        self.start = 0  # of the opcode at work
+        self.stack: list[Node] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Node] = {}
+        self.pickle = Pickle()
+        self.wide_keys = 0
+        self.frame_end = len(data)
+        self.odd: Trouble | None = None
+
+    def note(self, kind: str, message: str, position: int) -> None:
+        """Keep the first oddity that a real unpickler may stop at, and read on: what follows is judged, too."""
+        if self.odd is None:
+            self.odd = Trouble(kind, message, position)
+
+    def take(self, count: int) -> bytes:
+        """The next ``count`` bytes of the pickle."""
+        end = self.position + count
+        if count < 0 or end > len(self.data):
+            raise Trouble("cut", f"{count} bytes wanted, {len(self.data) - self.position} left")
+        taken = self.data[self.position : end]
+        self.position = end
+        return taken
+
+    def sized(self, width: int) -> bytes:
+        """Bytes that are preceded by their length, a little-endian integer of ``width`` bytes."""
+        return self.take(int.from_bytes(self.take(width), "little"))
+
+    def line(self) -> bytes:
+        """The bytes up to the next newline, without it."""
+        end = self.data.find(b"\n", self.position)
+        if end < 0:
+            raise Trouble("cut", "a line without an end")
+        taken = self.data[self.position : end]
+        self.position = end + 1
+        return taken
+
+    def since_mark(self) -> list[Node]:
+        """Everything above the topmost mark, taken off the stack."""
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def call(self, callee: Node, args: Node, kind: str, kwargs: Node = None) -> None:
+        made = Call(callee, args, kind, self.start, kwargs)
+        self.pickle.calls.append(made)
+        self.stack.append(made)
+
+    def name(self, module: str, name: str, computed: bool = False) -> GlobalRef:
+        made = GlobalRef(module, name, self.start, computed)
+        self.pickle.globals.append(made)
+        return made
+
+    def key(self, value: Node) -> Node:
+        """``value`` as a dictionary key that can be hashed quickly whatever it holds."""
+        kind = type(value)
+        if kind is str or kind is GlobalRef or kind is Call:
+            return value
+        if kind is tuple:
+            flat = len(value) <= 64 and all(type(item) in SCALARS for item in value)
+            return value if flat else Opaque(value)
+        if kind is int and value.bit_length() > 60:
+            self.wide_keys += 1
+            if self.wide_keys > MOST_WIDE_KEYS:
+                raise Trouble("limit", "too many very large integers as dictionary keys")
+        if kind in (list, dict, SetNode, bytearray):
+            raise Trouble("broken", f"a {kind.__name__} can't be a dictionary key")
+        return value
+
+
+SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+TROUBLES = {"cut": "pickle-cut", "broken": "pickle-broken", "limit": "beyond-limits", "straddle": "frame-straddled"}
+
+
+def read_pickle(data: bytes, sink: Sink, where: str = "data.pkl") -> Pickle:
+    """Read one pickle and report to ``sink`` where it can't be read to its end.
+
+    A strict sink raises there; a tolerant one lets the parts read so far come back.
+    """
+    pickle = run(data)
+    if pickle.trouble is not None:
+        slug = TROUBLES[pickle.trouble.kind]
+        place = f"{where} at byte {pickle.trouble.position}"
+        sink(finding(slug, place, where=where, why=str(pickle.trouble), position=pickle.trouble.position))
+    return pickle
+
+
+def run(data: bytes) -> Pickle:
+    """Read the pickle at the start of ``data``. Never raises: ``trouble`` says why it stopped early."""
+    machine = Machine(data)
+    pickle = machine.pickle
+    try:
+        if len(data) > MOST_BYTES:
+            raise Trouble("limit", f"a pickle of {len(data)} bytes, more than {MOST_BYTES}")
+        _loop(machine)
+        pickle.root = machine.stack.pop()
+    except Trouble as trouble:
+        pickle.trouble = trouble
+    except IndexError:
+        near_end = machine.position + LONGEST_FIXED_OPCODE > len(data)
+        pickle.trouble = (
+            Trouble("cut", "the pickle ends early") if near_end else Trouble("broken", "the stack is empty")
+        )
+    except StructError:
+        pickle.trouble = Trouble("cut", "the pickle ends early")
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        pickle.trouble = Trouble("broken", _reason(error))
+    pickle.trouble = pickle.trouble or machine.odd
+    if pickle.trouble is not None:
+        if pickle.trouble.position < 0:
+            pickle.trouble.position = max(machine.start, machine.position if pickle.trouble.kind == "cut" else 0)
+        pickle.rest = machine.stack
+    pickle.end = machine.position
+    return pickle
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"memo entry {error.args[0]!r} was never stored" if error.args else "unknown memo entry"
+    return f"{type(error).__name__}: {error}"
+
+
+def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent opcodes, in order of frequency
+    data, stack, memo, marks = machine.data, machine.stack, machine.memo, machine.marks
+    push, pop = stack.append, stack.pop
+    position = 0
+    machine.frame_end = boundary = len(data)
+    for _ in range(MOST_OPCODES):
+        start = position
+        op = data[position]
+        position += 1
+        if op == 0x71:  # BINPUT
+            memo[data[position]] = stack[-1]
+            position += 1
+        elif op == 0x72:  # LONG_BINPUT
+            memo[unpack_from("<I", data, position)[0]] = stack[-1]
+            position += 4
+        elif op == 0x68:  # BINGET
+            push(memo[data[position]])
+            position += 1
+        elif op == 0x6A:  # LONG_BINGET
+            push(memo[unpack_from("<I", data, position)[0]])
+            position += 4
+        elif op == 0x58 or op == 0x8C:  # BINUNICODE, SHORT_BINUNICODE
+            if op == 0x58:
+                begin = position + 4
+                position = begin + unpack_from("<I", data, position)[0]
+            else:
+                begin = position + 1
+                position = begin + data[position]
+            if position > len(data):
+                raise Trouble("cut", "a string goes beyond the end", start)
+            push(data[begin:position].decode("utf-8", "surrogatepass"))
+        elif op == 0x28:  # MARK
+            marks.append(len(stack))
+        elif op == 0x4B:  # BININT1
+            push(data[position])
+            position += 1
+        elif op == 0x74:  # TUPLE
+            mark = marks.pop()
+            made = tuple(stack[mark:])
+            del stack[mark:]
+            push(made)
+        elif op == 0x29:  # EMPTY_TUPLE
+            push(())
+        elif op == 0x85:  # TUPLE1
+            stack[-1] = (stack[-1],)
+        elif op == 0x86:  # TUPLE2
+            last = pop()
+            stack[-1] = (stack[-1], last)
+        elif op == 0x87:  # TUPLE3
+            last, middle = pop(), pop()
+            stack[-1] = (stack[-1], middle, last)
+        elif op == 0x89:  # NEWFALSE
+            push(False)
+        elif op == 0x88:  # NEWTRUE
+            push(True)
+        elif op == 0x4E:  # NONE
+            push(None)
+        elif op == 0x4D:  # BININT2
+            push(data[position] | data[position + 1] << 8)
+            position += 2
+        elif op == 0x4A:  # BININT
+            push(unpack_from("<i", data, position)[0])
+            position += 4
+        elif op == 0x47:  # BINFLOAT
+            push(unpack_from(">d", data, position)[0])
+            position += 8
+        elif op == 0x7D:  # EMPTY_DICT
+            push({})
+        elif op == 0x5D:  # EMPTY_LIST
+            push([])
+        elif op == 0x94:  # MEMOIZE
+            memo[len(memo)] = stack[-1]
+        elif op == 0x2E:  # STOP
+            machine.position, machine.start = position, start
+            return
+        else:
+            action = OPCODES.get(op)
+            if action is None:
+                raise Trouble("broken", f"unknown opcode 0x{op:02x}", start)
+            machine.position, machine.start = position, start
+            action(machine)
+            position = machine.position
+            if op == 0x95:
+                boundary = machine.frame_end
+        if position > boundary:
+            if position > len(data):
+                machine.position, machine.start = len(data), start
+                raise Trouble("cut", "the pickle ends early", start)
+            if start < boundary:
+                machine.note("straddle", "an operand reaches over the end of its frame", start)
+            machine.frame_end = boundary = len(data)
+        machine.position = position
+    raise Trouble("limit", f"more than {MOST_OPCODES} opcodes", position)
+
+
+def _reduce(m: Machine) -> None:
+    args = m.stack.pop()
+    m.call(m.stack.pop(), args, "reduce")
+
+
+def _newobj(m: Machine) -> None:
+    args = m.stack.pop()
+    m.call(m.stack.pop(), args, "newobj")
+
+
+def _newobj_ex(m: Machine) -> None:
+    kwargs, args = m.stack.pop(), m.stack.pop()
+    m.call(m.stack.pop(), args, "newobj_ex", kwargs)
+
+
+def _obj(m: Machine) -> None:
+    items = m.since_mark()
+    m.call(items[0], tuple(items[1:]), "obj")
+
+
+def _inst(m: Machine) -> None:
+    callee = m.name(_text(m.line()), _text(m.line()))
+    m.call(callee, tuple(m.since_mark()), "inst")
+
+
+def _global(m: Machine) -> None:
+    m.stack.append(m.name(_text(m.line()), _text(m.line())))
+
+
+def _stack_global(m: Machine) -> None:
+    name, module = m.stack.pop(), m.stack.pop()
+    constant = isinstance(name, str) and isinstance(module, str)
+    m.stack.append(m.name(module, name) if constant else m.name("?", "?", computed=True))
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
+
+
+def _build(m: Machine) -> None:
+    state, target = m.stack.pop(), m.stack[-1]
+    if isinstance(target, Call):
+        target.states = [*(target.states or ()), state]
+    else:
+        m.pickle.mutated.append((target, m.start))
+
+
+def _add(m: Machine, items: list[Node]) -> None:
+    target = m.stack[-1]
+    if isinstance(target, list):
+        target.extend(items)
+    elif isinstance(target, SetNode):
+        target.items.extend(items)
+    elif isinstance(target, Call):
+        target.items = target.items if target.items is not None else []
+        target.items.extend(items)
+    else:
+        m.pickle.mutated.append((target, m.start))
+
+
+def _set(m: Machine, items: list[Node]) -> None:
+    if len(items) % 2:
+        raise Trouble("broken", "a key without a value")
+    target = m.stack[-1]
+    if isinstance(target, dict):
+        for index in range(0, len(items), 2):
+            target[m.key(items[index])] = items[index + 1]
+    elif isinstance(target, Call):
+        target.pairs = target.pairs if target.pairs is not None else []
+        target.pairs.extend(zip(items[::2], items[1::2]))
+    else:
+        m.pickle.mutated.append((target, m.start))
+
+
+def _append(m: Machine) -> None:
+    item = m.stack.pop()
+    _add(m, [item])
+
+
+def _setitem(m: Machine) -> None:
+    value, key = m.stack.pop(), m.stack.pop()
+    _set(m, [key, value])
+
+
+def _dict(m: Machine) -> None:
+    items = m.since_mark()
+    m.stack.append({})
+    _set(m, items)
+
+
+def _integer(text: bytes) -> int:
+    if len(text) > MOST_DIGITS:
+        raise Trouble("limit", f"an integer written in {len(text)} digits")
+    return int(text)
+
+
+def _int(m: Machine) -> None:
+    text = m.line()
+    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _integer(text))
+
+
+def _string(m: Machine) -> None:
+    text = m.line().strip()
+    if len(text) < 2 or text[:1] not in b"\"'" or text[:1] != text[-1:]:
+        raise Trouble("broken", "a string without quotes")
+    m.stack.append(_python2_text(codecs.escape_decode(text[1:-1])[0]))
+
+
+def _python2_text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _persistent_text(m: Machine) -> None:
+    m.stack.append(Persistent(_text(m.line()), m.start))
+
+
+def _persistent(m: Machine) -> None:
+    m.stack.append(Persistent(m.stack.pop(), m.start))
+
+
+def _pop(m: Machine) -> None:
+    if m.marks and m.marks[-1] == len(m.stack):
+        m.marks.pop()
+    else:
+        m.stack.pop()
+
+
+def _pop_mark(m: Machine) -> None:
+    m.since_mark()
+
+
+def _extension(width: int) -> Callable[[Machine], None]:
+    def action(m: Machine) -> None:
+        found = Extension(int.from_bytes(m.take(width), "little"), m.start)
+        m.pickle.extensions.append(found)
+        m.stack.append(found)
+
+    return action
+
+
+def _sized(width: int, convert: Callable[[bytes], Node]) -> Callable[[Machine], None]:
+    return lambda m: m.stack.append(convert(m.sized(width)))
+
+
+def _proto(m: Machine) -> None:
+    m.pickle.protocol = m.take(1)[0]
+    if m.pickle.protocol > 5:
+        m.note("broken", f"protocol {m.pickle.protocol}; 5 is the newest there is", m.start)
+
+
+def _frame(m: Machine) -> None:
+    """Note where the frame ends: what reaches over it is read differently by CPython's two unpicklers."""
+    length = int.from_bytes(m.take(8), "little")
+    if m.start < m.frame_end < len(m.data):
+        m.note("straddle", "a frame inside a frame", m.start)
+    if m.position + length > len(m.data):
+        m.note("cut", f"a frame of {length} bytes, {len(m.data) - m.position} left", m.start)
+    m.frame_end = min(m.position + length, len(m.data))
+
+
+def _put(m: Machine) -> None:
+    m.memo[_integer(m.line())] = m.stack[-1]
+
+
+def _long(raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=True)
+
+
+def _surrogates(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
+
+
+OPCODES: dict[int, Callable[[Machine], None]] = {
+    ord(b"R"): _reduce,
+    0x81: _newobj,
+    0x92: _newobj_ex,
+    ord(b"o"): _obj,
+    ord(b"i"): _inst,
+    ord(b"c"): _global,
+    0x93: _stack_global,
+    ord(b"b"): _build,
+    ord(b"a"): _append,
+    ord(b"e"): lambda m: _add(m, m.since_mark()),
+    0x90: lambda m: _add(m, m.since_mark()),  # ADDITEMS
+    ord(b"s"): _setitem,
+    ord(b"u"): lambda m: _set(m, m.since_mark()),
+    ord(b"d"): _dict,
+    ord(b"l"): lambda m: m.stack.append(m.since_mark()),
+    0x8F: lambda m: m.stack.append(SetNode([], frozen=False)),  # EMPTY_SET
+    0x91: lambda m: m.stack.append(SetNode(m.since_mark(), frozen=True)),  # FROZENSET
+    ord(b"Q"): _persistent,
+    ord(b"P"): _persistent_text,
+    ord(b"0"): _pop,
+    ord(b"1"): _pop_mark,
+    ord(b"2"): lambda m: m.stack.append(m.stack[-1]),  # DUP
+    ord(b"p"): _put,
+    ord(b"g"): lambda m: m.stack.append(m.memo[_integer(m.line())]),
+    ord(b"I"): _int,
+    ord(b"L"): lambda m: m.stack.append(_integer(m.line().rstrip(b"L"))),
+    0x8A: _sized(1, _long),
+    0x8B: _sized(4, _long),
+    ord(b"F"): lambda m: m.stack.append(float(m.line())),
+    ord(b"S"): _string,
+    ord(b"T"): _sized(4, _python2_text),
+    ord(b"U"): _sized(1, _python2_text),
+    ord(b"V"): lambda m: m.stack.append(m.line().decode("raw_unicode_escape")),
+    0x8D: _sized(8, _surrogates),  # BINUNICODE8
+    ord(b"B"): _sized(4, bytes),
+    ord(b"C"): _sized(1, bytes),
+    0x8E: _sized(8, bytes),  # BINBYTES8
+    0x96: _sized(8, bytearray),  # BYTEARRAY8
+    0x97: lambda m: m.stack.append(OutOfBand(m.start)),  # NEXT_BUFFER
+    0x98: lambda m: None,  # READONLY_BUFFER
+    0x80: _proto,
+    0x95: _frame,
+    0x82: _extension(1),
+    0x83: _extension(2),
+    0x84: _extension(4),
+}

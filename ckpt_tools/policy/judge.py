@@ -1,0 +1,289 @@
+"""The judge: what loading a pickle would import and call, in three tiers.
+
+*known* names rebuild plain data, tensors and layers; *unknown* ones are user code; *dangerous* ones do more than
+rebuild objects. It is an allow-list: what is not listed is never known.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ckpt_tools.pickles import Call, GlobalRef, Pickle
+from ckpt_tools.pickles.nodes import Node, is_mapping
+from ckpt_tools.policy.known import CLASS_TREES, KNOWN, OLD_STDLIB, RULES, WELL_KNOWN
+
+__all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of"]
+
+STDLIB = frozenset(sys.stdlib_module_names) | OLD_STDLIB
+MOST_ELEMENTS = 1 << 24
+GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
+IDENTIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+TREES = re.compile("(" + "|".join(re.escape(tree) for tree in CLASS_TREES) + r")(\.|$)")
+CONTAINERS = frozenset({"dict", "list", "set", "tuple", "frozenset", "int", "float", "str", "bool", "bytes", "slice",
+                        "complex", "range", "object", "type", "NoneType", "OrderedDict", "bytearray"})  # fmt: skip
+
+
+class Tier(str, Enum):
+    """How far a name is trusted."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+    DANGEROUS = "dangerous"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Something in a pickle that is not known: the ``what`` shows the name, or the call with its arguments."""
+
+    tier: Tier
+    what: str
+    why: str
+    position: int
+
+
+@dataclass
+class _Uses:
+    """What one pickle does with its names."""
+
+    called: set[int] = field(default_factory=set)  # ids of GlobalRefs that are called, also at second hand
+    excused: set[int] = field(default_factory=set)  # ids of GlobalRefs whose rule was kept
+    calls: dict[int, Call] = field(default_factory=dict)  # id of the GlobalRef -> its first call
+    found: list[Judgement] = field(default_factory=list)
+    nested: list[bytes] = field(default_factory=list)
+
+
+def package_of(module: str) -> str:
+    """The top-level package a module belongs to: what loading would import."""
+    return module.split(".", 1)[0]
+
+
+def tier_of(module: str, name: str, called: bool) -> tuple[Tier, str]:
+    """The tier of a name and, for the last two, the reason. ``called`` counts any use that runs it."""
+    if (module, name) in KNOWN or (module, name) in RULES:
+        return Tier.KNOWN, ""
+    if not IDENTIFIER.fullmatch(module) or not IDENTIFIER.fullmatch(name):
+        return Tier.DANGEROUS, "it is no name Python could have written"
+    package = package_of(module)
+    if package in STDLIB and package != "__main__":
+        return Tier.DANGEROUS, "it belongs to the standard library and is no plain data"
+    first = name.split(".", 1)[0]
+    if "." in name and (not _capwords(first) or package in WELL_KNOWN):
+        return Tier.DANGEROUS, "the dotted name reaches into another module"
+    if _capwords(name) and TREES.match(module):
+        return Tier.KNOWN, ""
+    if package == "__torch__":  # TorchScript's own type names
+        return Tier.KNOWN, ""
+    if package in WELL_KNOWN and called and not _capwords(name):
+        return Tier.DANGEROUS, f"it calls a function of {package} that rebuilds no data"
+    return Tier.UNKNOWN, f"loading would import {package}"
+
+
+def _capwords(name: str) -> bool:
+    """Whether a name is spelt like a class: ``Conv2d``, ``_BatchNorm``, ``C2f``."""
+    return name.lstrip("_")[:1].isupper()
+
+
+def judge_pickle(pickle: Pickle) -> tuple[list[Judgement], list[bytes]]:
+    """Everything in the pickle that is not known, and the byte strings it would load as checkpoints themselves."""
+    uses = _Uses()
+    for call in pickle.calls:
+        _judge_call(call, uses)
+    for target, position in pickle.mutated:
+        what = target.path if isinstance(target, GlobalRef) else type(target).__name__
+        if isinstance(target, GlobalRef):
+            uses.found.append(Judgement(Tier.DANGEROUS, what, "it changes a module or class in place", position))
+    for extension in pickle.extensions:
+        why = "what an extension code means depends on the reading program"
+        uses.found.append(Judgement(Tier.DANGEROUS, f"extension {extension.code}", why, extension.position))
+    seen: set[tuple[str, str, bool]] = set()
+    for ref in pickle.globals:
+        _judge_global(ref, uses, seen)
+    return uses.found, uses.nested
+
+
+def _judge_global(ref: GlobalRef, uses: _Uses, seen: set[tuple[str, str, bool]]) -> None:
+    if ref.computed:
+        uses.found.append(Judgement(Tier.DANGEROUS, "a computed name", "its parts are not constants", ref.position))
+        return
+    called = id(ref) in uses.called
+    if (ref.module, ref.name, called) in seen:
+        return
+    seen.add((ref.module, ref.name, called))
+    tier, why = tier_of(ref.module, ref.name, called)
+    if tier is not Tier.KNOWN:
+        call = uses.calls.get(id(ref))
+        uses.found.append(Judgement(tier, _shown(call) if call else ref.path, why, ref.position))
+
+
+def _judge_call(call: Call, uses: _Uses) -> None:
+    callee = call.target
+    if callee is None and _dill_container(call, uses):
+        return
+    if callee is None:
+        why = "it calls something that is computed while loading"
+        uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
+        return
+    uses.called.add(id(callee))
+    uses.calls.setdefault(id(callee), call)
+    rule = RULES.get((callee.module, callee.name)) or ("" if (callee.module, callee.name) in KNOWN else "built_bare")
+    problem = _rules[rule](call, uses) if rule else ""
+    if problem or _hands_attribute_over(call):
+        why = problem or "an attribute fetched by name is handed to a call"
+        uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
+
+
+def _dill_container(call: Call, uses: _Uses) -> bool:
+    """``_load_type('set')(…)``: dill's way of naming a built-in container, which is then called like one."""
+    maker = call.callee
+    named = isinstance(maker, Call) and maker.path == "dill._dill._load_type" and not _builtin_container(maker, uses)
+    return named and not _modest(call, uses)
+
+
+def _hands_attribute_over(call: Call) -> bool:
+    """Whether the result of ``getattr`` is an argument: the function called could call it."""
+    args = call.args if isinstance(call.args, tuple) else ()
+    inner = [part for arg in args[:16] if isinstance(arg, (tuple, list)) for part in arg[:16]]
+    return any(isinstance(arg, Call) and arg.path in GETATTR for arg in (*args[:16], *inner))
+
+
+def _built_bare(call: Call, uses: _Uses) -> str:
+    """A class known by its module tree is made without arguments and then filled; an enum gets one plain value."""
+    ref = call.target
+    if ref is None or call.kind in ("newobj", "newobj_ex") or tier_of(ref.module, ref.name, True)[0] is not Tier.KNOWN:
+        return ""
+    args = call.args if isinstance(call.args, tuple) else ()
+    if not args or (len(args) == 1 and isinstance(args[0], (str, int, float))):
+        return ""
+    return "a layer or settings class is called with arguments, which runs its constructor"
+
+
+def _latin1(call: Call, uses: _Uses) -> str:
+    match call.args:
+        case (str(), "latin1" | "latin-1"):
+            return ""
+    return "only text encoded as latin1 is plain data"
+
+
+def _attribute_of_class(call: Call, uses: _Uses) -> str:
+    match call.args:
+        case (GlobalRef() as owner, str() as name) if _capwords(owner.name) and name.isidentifier() and name[0] != "_":
+            return ""
+    return "only a public attribute of a named class is plain data"
+
+
+def _nested(call: Call, uses: _Uses) -> str:
+    match call.args:
+        case (bytes() as data,):
+            uses.nested.append(data)
+            return ""
+        case (Call(args=(str() as text, "latin1")) as inner,) if inner.path == "_codecs.encode":
+            uses.nested.append(text.encode("latin-1", "replace"))
+            return ""
+    return "it loads bytes that are not in the file"
+
+
+def _builtin_container(call: Call, uses: _Uses) -> str:
+    match call.args:
+        case (str() as name,) if name in CONTAINERS:
+            return ""
+    return "only a built-in container is plain data"
+
+
+def _first_called(call: Call, uses: _Uses) -> str:
+    """The callable such a call is given counts as called, however it is handed over."""
+    for function in _handed_over(call):
+        if isinstance(function, GlobalRef):
+            uses.called.add(id(function))
+            uses.calls.setdefault(id(function), call)
+            if RULES.get((function.module, function.name), "value_only") != "value_only":
+                inner = Call(function, _later_arguments(call), "reduce", call.position)
+                problem = _rules[RULES[function.module, function.name]](inner, uses)
+                if problem:
+                    return problem
+        elif isinstance(function, Call) and function.path != "functools.partial":
+            return "it calls something that is computed while loading"
+    return ""
+
+
+def _handed_over(call: Call) -> Iterator[Node]:
+    if isinstance(call.args, tuple) and call.args:
+        yield call.args[0]
+        if call.path.endswith("._reconstructor"):
+            yield from call.args[1:2]  # the base class makes the object
+        nested = call.args[2] if len(call.args) > 2 else None
+        if "._rebuild_from_type" in call.path and isinstance(nested, tuple):
+            yield from (part for part in nested[:1] if isinstance(part, GlobalRef))
+    for state in call.states or ():  # functools.partial.__setstate__((function, args, kwargs, dict))
+        if isinstance(state, tuple) and state:
+            yield state[0]
+
+
+def _later_arguments(call: Call) -> Node:
+    """What the callable handed to ``call`` would be called with."""
+    if not isinstance(call.args, tuple):
+        return ()
+    if "._rebuild_from_type" in call.path:
+        return call.args[2] if len(call.args) > 2 else ()
+    if call.path.endswith("defaultdict") or call.path.endswith("_reconstructor"):
+        return ()
+    return call.args[1:]
+
+
+def _modest(call: Call, uses: _Uses) -> str:
+    """A built-in type called with plain data that can't make it allocate without bound."""
+    for argument in call.args if isinstance(call.args, tuple) else ():
+        if isinstance(argument, int) and abs(argument) > MOST_ELEMENTS:
+            return "it would allocate more than any checkpoint holds"
+        if isinstance(argument, Call) and argument.path not in ("_codecs.encode", "collections.OrderedDict"):
+            return "its argument is computed while loading"
+    return ""
+
+
+def _value_only(call: Call, uses: _Uses) -> str:
+    return "it may be named in a file, not called"
+
+
+def _empty_array(call: Call, uses: _Uses) -> str:
+    """``_reconstruct(ndarray, (0,), b'b')``: an empty array that is filled from bytes in the file."""
+    match call.args:
+        case (GlobalRef(), (0,) | (), *_):
+            return ""
+    return "only an empty array is filled from the file"
+
+
+_rules = {
+    "built_bare": _built_bare,
+    "modest": _modest,
+    "value_only": _value_only,
+    "empty_array": _empty_array,
+    "latin1": _latin1,
+    "attribute_of_class": _attribute_of_class,
+    "nested": _nested,
+    "builtin_container": _builtin_container,
+    "first_called": _first_called,
+}
+assert set(RULES.values()) | {"built_bare"} == set(_rules), "every rule in the data has its function"
+
+
+def _shown(node: Node, depth: int = 0) -> str:
+    """A call as a reader would write it, arguments shortened."""
+    if isinstance(node, GlobalRef):
+        return node.path
+    if isinstance(node, Call):
+        if depth > 2:
+            return f"{node.path}(…)"
+        parts = list(node.args)[:4] if isinstance(node.args, (tuple, list)) else [node.args]
+        return f"{node.path}({', '.join(_shown(part, depth + 1) for part in parts)})"
+    if isinstance(node, (str, bytes)):
+        return repr(node if len(node) <= 80 else node[:80]) + ("" if len(node) <= 80 else "…")
+    if isinstance(node, (list, tuple)):
+        return "(" + ", ".join(_shown(part, depth + 1) for part in node[:4]) + ")" if depth < 3 else "(…)"
+    if is_mapping(node):
+        return "{…}"
+    if isinstance(node, int) and node.bit_length() > 64:
+        return "<large integer>"
+    return repr(node) if isinstance(node, (int, float, bool, type(None))) else f"<{type(node).__name__}>"

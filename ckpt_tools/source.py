@@ -1,0 +1,179 @@
+"""Where bytes live: a file read by position, or bytes already in memory.
+
+Files are never memory-mapped: mapped pages count as our memory, and a trainer that truncates its
+``last.pt`` in place while we read would kill the process. Short reads are returned as they are; whoever
+asked knows how many bytes it needed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ckpt_tools.findings import CkptError
+
+__all__ = ["BUFFER_SIZE", "BytesSource", "FileSource", "Source", "WindowSource", "blocks", "open_source", "zero_tail"]
+
+BUFFER_SIZE = 1 << 20  # bytes; one reused buffer of this size is all the memory tensor data ever takes
+
+
+class Source(Protocol):
+    """A run of bytes with a name and a size, readable at any position."""
+
+    name: str
+    size: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        """At most ``count`` bytes from ``offset``; fewer only where the source ends."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset`` on and return how many bytes there were."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether the bytes may have changed since the source was opened."""
+        ...
+
+
+class BytesSource:
+    """Bytes in memory, e.g. a checkpoint nested in another one."""
+
+    def __init__(self, data: bytes, name: str = "<bytes>") -> None:
+        self.name = name
+        self.size = len(data)
+        self._data = memoryview(data)
+
+    def read(self, offset: int, count: int) -> bytes:
+        return bytes(self._data[offset : offset + max(count, 0)])
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        part = self._data[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def changed(self) -> bool:
+        return False
+
+
+class WindowSource:
+    """A stretch of another source, e.g. a stored member that is an archive itself."""
+
+    def __init__(self, outer: Source, offset: int, size: int, name: str) -> None:
+        self.name = name
+        self.size = max(0, min(size, outer.size - offset))
+        self._outer = outer
+        self._offset = offset
+
+    def read(self, offset: int, count: int) -> bytes:
+        return self._outer.read(self._offset + offset, max(0, min(count, self.size - offset)))
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        room = max(0, min(len(buffer), self.size - offset))
+        return self._outer.read_into(self._offset + offset, buffer[:room])
+
+    def changed(self) -> bool:
+        return self._outer.changed()
+
+
+class FileSource:
+    """A regular file opened for reading; use it as a context manager or call :meth:`close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self._file = io.FileIO(path)  # unbuffered; on Windows other programs may still replace the file
+        self._stat = os.fstat(self._file.fileno())
+        self.size = self._stat.st_size
+        self._lock = threading.Lock()  # only used where positional reads do not exist
+
+    def read(self, offset: int, count: int) -> bytes:
+        count = max(0, min(count, self.size - offset))
+        data = bytearray(count)
+        got = self.read_into(offset, memoryview(data))
+        return bytes(data[:got])
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        done = 0
+        while done < len(buffer):
+            got = self._read_once(offset + done, buffer[done:])
+            if got == 0:
+                break
+            done += got
+        return done
+
+    def _read_once(self, offset: int, buffer: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [buffer], offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.readinto(buffer) or 0
+
+    def changed(self) -> bool:
+        """True when the open file or its path no longer has the size, time and identity it was opened with."""
+        try:
+            now, there = os.fstat(self._file.fileno()), os.stat(self.path)
+        except OSError:
+            return True
+        before = (self._stat.st_size, self._stat.st_mtime_ns)
+        same_file = (there.st_dev, there.st_ino) == (self._stat.st_dev, self._stat.st_ino)
+        return (now.st_size, now.st_mtime_ns) != before or not same_file
+
+    @property
+    def modified(self) -> float:
+        """When the file was last written, in seconds since the epoch."""
+        return self._stat.st_mtime
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_source(path: str | os.PathLike[str]) -> FileSource:
+    """Open a regular file; raises ``CkptError`` saying why a path can't be opened."""
+    where = Path(path).expanduser()
+    try:
+        mode = os.stat(where).st_mode  # before opening: opening a pipe would wait for its writer
+        if stat.S_ISDIR(mode):
+            raise CkptError(f"{where} is a folder, not a file; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise CkptError(f"{where} is not a regular file; copy its bytes into one first")
+        return FileSource(where)
+    except FileNotFoundError:
+        raise CkptError(f"{where} does not exist; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CkptError(f"{where} can't be opened: {reason}") from error
+
+
+def blocks(source: Source, offset: int, count: int, buffer: memoryview) -> Iterator[memoryview]:
+    """The bytes from ``offset`` on, in pieces that all lie in ``buffer``; ends early where the source ends."""
+    while count > 0:
+        got = source.read_into(offset, buffer[: min(count, len(buffer))])
+        if got == 0:
+            return
+        yield buffer[:got]
+        offset += got
+        count -= got
+
+
+def zero_tail(source: Source) -> int:
+    """How many bytes at the end of ``source`` are zero."""
+    end = source.size
+    while end > 0:
+        start = max(0, end - BUFFER_SIZE)
+        rest = source.read(start, end - start).rstrip(b"\0")
+        if rest:
+            return source.size - (start + len(rest))
+        end = start
+    return source.size

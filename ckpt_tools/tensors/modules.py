@@ -1,0 +1,99 @@
+"""Pickled ``torch.nn.Module`` trees: parameter and buffer names recovered from the objects' state.
+
+``torch/nn/modules/module.py`` (torch 2.14): a module's ``__dict__`` holds ``_parameters``, ``_buffers`` and
+``_modules``; ``named_modules`` walks them in order and visits a shared module once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ckpt_tools.pickles import Call, GlobalRef, SetNode, is_mapping, pairs_of
+from ckpt_tools.pickles.nodes import Node
+from ckpt_tools.tensors import TensorRef
+
+__all__ = ["Layer", "attributes_of", "class_name", "is_module", "layers", "module_tensors"]
+
+MOST_LAYERS = 200_000
+
+
+@dataclass
+class Layer:
+    """One module of a tree: its dotted ``name`` ('' for the root), class name and own tensors."""
+
+    name: str
+    kind: str
+    attributes: Mapping[str, Node]
+    parameters: dict[str, TensorRef] = field(default_factory=dict)
+    buffers: dict[str, TensorRef] = field(default_factory=dict)
+    children: tuple[str, ...] = ()
+
+    def path(self, own: str) -> str:
+        return f"{self.name}.{own}" if self.name else own
+
+
+def attributes_of(node: Node) -> dict[str, Node]:
+    """The attributes BUILD gives an object (its ``__dict__``, with slots merged in); empty for anything else."""
+    found: dict[str, Node] = {}
+    for state in (node.states or ()) if isinstance(node, Call) else ():
+        for part in state if isinstance(state, tuple) else (state,):
+            found.update((key, value) for key, value in pairs_of(part) if isinstance(key, str))
+    return found
+
+
+def class_name(node: Node) -> str:
+    """Dotted class of an object node: what is constructed, looking through ``_reconstructor`` and ``__newobj__``."""
+    if not isinstance(node, Call):
+        return ""
+    first = node.args[0] if isinstance(node.args, tuple) and node.args else None
+    if node.path.endswith(("_reconstructor", "__newobj__", "__newobj_ex__")) and isinstance(first, GlobalRef):
+        return first.path
+    return node.path
+
+
+def is_module(node: Node) -> bool:
+    """Whether a node is a pickled module: an object whose state has parameters and submodules."""
+    if not isinstance(node, Call) or not node.states:
+        return False
+    state = node.states[-1]
+    return is_mapping(state) and {"_parameters", "_modules"} <= {
+        key for key, _ in pairs_of(state) if isinstance(key, str)
+    }
+
+
+def layers(root: Node) -> Iterator[Layer]:
+    """Every module of the tree, parents first, in the order of ``named_modules``."""
+    stack: list[tuple[str, Node]] = [("", root)]
+    seen: set[int] = set()
+    while stack and len(seen) < MOST_LAYERS:
+        name, node = stack.pop()
+        if id(node) in seen or not isinstance(node, Call):
+            continue
+        seen.add(id(node))
+        attributes = attributes_of(node)
+        inside = [(str(key), child) for key, child in pairs_of(attributes.get("_modules"))]
+        yield Layer(name, class_name(node), attributes, children=tuple(key for key, _ in inside))
+        prefix = name + "." if name else ""
+        stack.extend((prefix + key, child) for key, child in reversed(inside))
+
+
+def module_tensors(root: Node, tensors: Mapping[int, TensorRef]) -> list[Layer]:
+    """The layers of a pickled module, each with its own parameters and buffers resolved."""
+    found = list(layers(root))
+    for layer in found:
+        for key, node in pairs_of(layer.attributes.get("_parameters")):
+            if id(node) in tensors:
+                layer.parameters[str(key)] = tensors[id(node)]
+        for key, node in pairs_of(layer.attributes.get("_buffers")):
+            if id(node) in tensors:
+                layer.buffers[str(key)] = tensors[id(node)]
+    return found
+
+
+def set_items(node: Node) -> list[Node]:
+    """The members of a set node, whichever protocol wrote it."""
+    if isinstance(node, SetNode):
+        return node.items
+    first = node.args[0] if isinstance(node, Call) and isinstance(node.args, tuple) and node.args else None
+    return first if isinstance(first, list) else []

@@ -1,0 +1,181 @@
+"""Tensor values read from raw bytes: magnitudes while they stream by, statistics, and lazy arrays.
+
+Every value is looked at as an unsigned integer with its sign bit cleared. Of those the largest tells all that a
+verdict needs: NaN or infinity (all exponent bits set), saturation, or nothing but zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ckpt_tools.container import Container, Member, member_bytes, member_pieces
+from ckpt_tools.source import BUFFER_SIZE
+from ckpt_tools.tensors.dtypes import Dtype
+from ckpt_tools.tensors.refs import TensorRef
+
+__all__ = ["Magnitudes", "Stats", "finite_peak", "nonfinite_peak", "tensor_array", "tensor_raw", "tensor_stats"]
+
+# Largest magnitude (sign cleared) that is still finite, for the types whose rule is not "exponent all ones".
+_ODD_FINITE = {"float8_e4m3fn": 0x7E, "float8_e5m2fnuz": 0x7F, "float8_e4m3fnuz": 0x7F, "float8_e8m0fnu": 0xFE}
+
+
+class Magnitudes:
+    """Finds the largest magnitude in pieces of raw values, with one scratch buffer reused for all of them."""
+
+    def __init__(self, size: int = BUFFER_SIZE) -> None:
+        self._scratch = np.empty(size, np.uint8)
+
+    def peak(self, piece: memoryview, dtype: Dtype, swap: bool = False) -> int:
+        """The largest magnitude in ``piece`` as an integer; incomplete values at its end are left out."""
+        word = np.dtype(dtype.word)
+        words = np.frombuffer(piece, word.newbyteorder(">") if swap else word, count=len(piece) // word.itemsize)
+        if not len(words):
+            return 0
+        if dtype.name == "float8_e8m0fnu":
+            return int(words.max())
+        room = self._scratch[: len(words) * word.itemsize].view(word)
+        np.bitwise_and(words, _magnitude_mask(word.itemsize), out=room)
+        peak = int(room.max())
+        if dtype.name.endswith("fnuz") and peak < 0x80 and bool((words == 0x80).any()):
+            return 0x80  # their NaN is what would be minus zero
+        return peak
+
+
+def _magnitude_mask(size: int) -> np.unsignedinteger[npt.NBitBase]:
+    return {1: np.uint8(0x7F), 2: np.uint16(0x7FFF), 4: np.uint32(0x7FFF_FFFF), 8: np.uint64(0x7FFF_FFFF_FFFF_FFFF)}[
+        size
+    ]  # type: ignore[return-value]
+
+
+def finite_peak(dtype: Dtype) -> int:
+    """The magnitude of the largest finite value of a floating type."""
+    if dtype.name in _ODD_FINITE:
+        return _ODD_FINITE[dtype.name]
+    assert dtype.exponent is not None
+    return dtype.exponent - 1
+
+
+def nonfinite_peak(dtype: Dtype, peak: int) -> bool:
+    """Whether a largest magnitude means that there is a NaN or an infinity."""
+    return peak > finite_peak(dtype)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Statistics of a tensor's finite values; ``nonfinite`` counts the others, ``zeros`` exact zeros."""
+
+    count: int
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    zeros: int
+    nonfinite: int
+
+
+def tensor_raw(container: Container, tensor: TensorRef) -> bytes:
+    """The bytes of the storage from a tensor's first to its last value; raises ``MemberError`` or ``KeyError``."""
+    if tensor.storage is None:
+        raise KeyError("the tensor has no bytes of its own")
+    member = container.storage(tensor.storage.key)
+    if member is None:
+        raise KeyError(tensor.storage.key)
+    first, count = tensor.span
+    size = tensor.dtype.size
+    shift = tensor.storage.window[1] if tensor.storage.window else 0
+    start = (first + shift) * size
+    if member.method == 0:
+        return container.source.read(member.offset + start, min(count * size, max(0, member.size - start)))
+    return member_bytes(container.source, member, 1 << 40)[start : start + count * size]
+
+
+def tensor_array(container: Container, tensor: TensorRef) -> npt.NDArray[np.generic]:
+    """The tensor as a numpy array. bfloat16 and float8 become float32; complex32 becomes complex64.
+
+    Raises ``KeyError`` or ``MemberError`` where its bytes are not there, ``ValueError`` where there are too few.
+    """
+    raw = tensor_raw(container, tensor)
+    dtype = tensor.dtype
+    flat = _decode(raw, dtype, container.byteorder == "big")
+    first, count = tensor.span
+    if len(flat) < count:
+        raise ValueError(f"{len(flat)} of {count} values are there")
+    steps = tuple(step * flat.itemsize for step in tensor.stride)
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
+
+
+def _decode(raw: bytes, dtype: Dtype, swap: bool) -> npt.NDArray[np.generic]:
+    if dtype.numpy is not None:
+        plain = np.dtype(dtype.numpy)
+        return np.frombuffer(raw[: len(raw) - len(raw) % plain.itemsize], plain.newbyteorder(">") if swap else plain)
+    if dtype.name == "bfloat16":
+        words = np.frombuffer(raw[: len(raw) & ~1], ">u2" if swap else "<u2")
+        return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype.name == "complex32":
+        halves = np.frombuffer(raw[: len(raw) & ~3], ">f2" if swap else "<f2").astype(np.float32)
+        return halves.view(np.complex64)
+    if dtype.name.startswith("float8"):
+        return _FLOAT8[dtype.name][np.frombuffer(raw, np.uint8)]
+    return np.frombuffer(raw, np.uint8)
+
+
+def _float8_table(
+    exponent_bits: int, mantissa_bits: int, bias: int, unsigned_zero: bool, infinite: bool
+) -> npt.NDArray[np.float32]:
+    """All 256 values of an 8-bit float (Micikevicius et al. 2022; ``torch/headeronly/util/Float8_*.h``)."""
+    table = []
+    for code in range(256):
+        sign = -1.0 if code & 0x80 else 1.0
+        exponent, mantissa = (code & 0x7F) >> mantissa_bits, code & ((1 << mantissa_bits) - 1)
+        top = (1 << exponent_bits) - 1
+        if unsigned_zero and code == 0x80:
+            value = math.nan
+        elif infinite and exponent == top:
+            value = sign * math.inf if mantissa == 0 else math.nan
+        elif not unsigned_zero and not infinite and code & 0x7F == 0x7F:
+            value = math.nan
+        elif exponent == 0:
+            value = sign * mantissa * 2.0 ** (1 - bias - mantissa_bits)
+        else:
+            value = sign * (1 + mantissa / (1 << mantissa_bits)) * 2.0 ** (exponent - bias)
+        table.append(value)
+    return np.array(table, np.float32)
+
+
+_FLOAT8 = {
+    "float8_e5m2": _float8_table(5, 2, 15, unsigned_zero=False, infinite=True),
+    "float8_e4m3fn": _float8_table(4, 3, 7, unsigned_zero=False, infinite=False),
+    "float8_e5m2fnuz": _float8_table(5, 2, 16, unsigned_zero=True, infinite=False),
+    "float8_e4m3fnuz": _float8_table(4, 3, 8, unsigned_zero=True, infinite=False),
+    "float8_e8m0fnu": np.array([2.0 ** (code - 127) for code in range(255)] + [math.nan], np.float32),
+}
+
+
+def tensor_stats(container: Container, tensor: TensorRef) -> Stats:
+    """Statistics of a tensor's own values (views count each of their elements once)."""
+    values = tensor_array(container, tensor)
+    if np.iscomplexobj(values):
+        values = np.abs(values)
+    flat = values.reshape(-1).astype(np.float64)
+    good = flat[np.isfinite(flat)]
+    if not len(good):
+        return Stats(len(flat), math.nan, math.nan, math.nan, math.nan, 0, len(flat))
+    return Stats(
+        len(flat),
+        float(good.min()),
+        float(good.max()),
+        float(good.mean()),
+        float(good.std()),
+        int((good == 0).sum()),
+        len(flat) - len(good),
+    )
+
+
+def storage_pieces(container: Container, member: Member, buffer: memoryview) -> Iterator[memoryview]:
+    """A storage's bytes in pieces, for :class:`Magnitudes`."""
+    return member_pieces(container.source, member, buffer)
