@@ -112,7 +112,7 @@ class OpenCheckpoint(Mapping[str, Tensor]):
 
     @property
     def layout(self) -> str | None:
-        """The trainer family whose layout it has, or ``plain``, ``state-dict``, ``module``, …"""
+        """The trainer family whose layout it has, or ``plain``, ``bare``, ``module``, …"""
         return self.checkpoint.recognised.family if self.checkpoint.recognised else None
 
     @property

@@ -7,7 +7,6 @@ an 8-byte element count and its bytes (``torch/serialization.py``, ``_legacy_sav
 from __future__ import annotations
 
 import io
-import tarfile
 from dataclasses import dataclass, field
 
 from ckpt_tools.container import Container, Member
@@ -170,6 +169,8 @@ class _Reader(io.RawIOBase):
 
 def read_tar(source: Source) -> list[tuple[str, Pickle]]:
     """The pickles of a tar archive: of torch < 0.1.10 (``sys_info pickle storages tensors``), or ``*.pkl``."""
+    import tarfile
+
     found: list[tuple[str, Pickle]] = []
     try:
         with tarfile.open(fileobj=_Reader(source), mode="r:") as archive:

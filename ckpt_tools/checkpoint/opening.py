@@ -162,7 +162,7 @@ def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
         _behind_stop(checkpoint, data, sink)
     order = container.members.get("byteorder")
     if order is not None and order.size <= 16:
-        container.byteorder = member_bytes(container.source, order, 16).decode("ascii", "replace").strip() or "little"
+        container.byteorder = _member_data(container, order, sink).decode("ascii", "replace").strip() or "little"
     _other_pickles(checkpoint, main, sink)
     _around(checkpoint, container)
 
@@ -230,7 +230,7 @@ def _differ(container: Container, first: Member, second: Member) -> bool:
 
 
 def _nested_source(checkpoint: Checkpoint, inner: Source, depth: int) -> None:
-    """Collect the pickles of a checkpoint that lies inside this one, to judge them; what else is wrong is its affair."""
+    """Collect the pickles of a checkpoint that lies inside this one, to judge them (damage in it is its affair)."""
     if depth > DEEPEST_NEST or inner.size == 0 or len(checkpoint.pickles) > MOST_NESTED:
         return
     ignore: Sink = lambda fact: None  # noqa: E731

@@ -12,7 +12,7 @@ from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Part, optimizer_groups, optimizer_state
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.tensors import TensorRef
-from ckpt_tools.tensors.modules import Layer, class_name, module_tensors
+from ckpt_tools.tensors.modules import Layer
 
 __all__ = ["check_consistency", "trainable"]
 
@@ -30,9 +30,8 @@ def check_consistency(checkpoint: Checkpoint) -> Iterator[Finding]:
     yield from _ema_against_model(recognised.role("model"), recognised.role("ema"))
     for part in recognised.weights:
         if part.form == "module":
-            layers = module_tensors(part.node, checkpoint.tensors)
-            yield from _layer_attributes(layers, part.path)
-            yield from _classes(layers, part)
+            yield from _layer_attributes(part.layers, part.path)
+            yield from _classes(part.layers, part)
     yield from _optimizer_shapes(checkpoint)
 
 
@@ -136,7 +135,8 @@ LAYER_SHAPES: dict[str, tuple[tuple[str, int], ...]] = {
     **{f"ConvTranspose{n}d": (("in_channels", 0), ("out_channels/groups", 1)) for n in (1, 2, 3)},
     "Linear": (("out_features", 0), ("in_features", 1)),
     "Embedding": (("num_embeddings", 0), ("embedding_dim", 1)),
-    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "InstanceNorm2d"), (("num_features", 0),)),
+    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"), (("num_features", 0),)),
+    "InstanceNorm2d": (("num_features", 0),),
     "GroupNorm": (("num_channels", 0),),
 }  # fmt: skip
 
@@ -207,8 +207,3 @@ def _head_classes(layers: list[Layer]) -> int | None:
 def _width(layer: Layer | None) -> int | None:
     weight = layer.parameters.get("weight") if layer else None
     return weight.shape[0] if weight is not None and weight.shape else None
-
-
-def model_class(part: Part) -> str:
-    """The class of a pickled model, without its module."""
-    return class_name(part.node).rsplit(".", 1)[-1]

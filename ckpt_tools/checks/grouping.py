@@ -13,7 +13,7 @@ from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Group, Part, Recognised, optimizer_groups, optimizer_state
 from ckpt_tools.layouts.parts import plain
 from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, refused_arguments
-from ckpt_tools.tensors.modules import Layer, module_tensors
+from ckpt_tools.tensors.modules import Layer
 
 __all__ = ["check_target"]
 
@@ -36,7 +36,7 @@ def check_target(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
 def _groups(
     checkpoint: Checkpoint, found: Recognised, context: Context, part: Part, weights: Part
 ) -> Iterator[Finding]:
-    layers = module_tensors(weights.node, checkpoint.tensors)
+    layers = weights.layers
     groups = optimizer_groups(part.node)
     if any(layer.kind and not layer.kind.startswith(KNOWN_CLASSES) for layer in layers):
         return  # a model of the user's own classes: which of them are norms can't be told from names
@@ -46,13 +46,22 @@ def _groups(
     target = context.target
     wanted = _wanted(layers, found, target, muon)
     fitting = next((plan for plan in (own, wanted) if _sizes(plan) == sizes), None)
+    if _rebuilt(found.version, layers) != _rebuilt(target.version if target else found.version, layers):
+        yield finding("head-changed", weights.path, target=target or "the trainer", version=found.version or "the file")
+        return
     if fitting is None:
         yield finding("group-sizes", part.path, have=_text(sizes), want=_text(_sizes(own)))
         return
     yield from _shapes(checkpoint, part, groups, fitting, weights)
     if _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
-        yield finding("group-order", part.path, target=target or "the trainer", version=found.version or "another version",
-                      want=", ".join(_labels(wanted)), have=", ".join(_labels(own)))  # fmt: skip
+        want, have, version = ", ".join(_labels(wanted)), ", ".join(_labels(own)), found.version or "another version"
+        yield finding("group-order", part.path, target=target or "the trainer", version=version, want=want, have=have)
+
+
+def _rebuilt(version: str | None, layers: list[Layer]) -> bool:
+    """Whether this release builds an old model's head from depth-wise convolutions (YOLO11 and newer always do)."""
+    newer = any(layer.kind.endswith((".C3k2", ".A2C2f")) for layer in layers)
+    return not newer and (8, 3, 0) <= release(version) < (8, 3, 17) and any(".cv3." in layer.name for layer in layers)
 
 
 def _wanted(layers: list[Layer], found: Recognised, target: Target | None, muon: bool) -> list[PlannedGroup]:

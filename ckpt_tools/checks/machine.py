@@ -6,8 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +35,8 @@ except importlib.metadata.PackageNotFoundError:
     version = None
 print(json.dumps([found, version]))
 """
-ONLY_TORCH = frozenset({"builtins", "__builtin__", "collections", "_codecs", "copyreg", "copy_reg", "functools", "argparse",
-                        "pathlib", "datetime", "types", "__main__", "__torch__"})  # fmt: skip
+# Always there: the standard library under its names in pickles, and what is no package at all.
+ALWAYS = frozenset(sys.stdlib_module_names) | {"__builtin__", "copy_reg", "__main__", "__torch__"}
 
 
 def check_machine(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
@@ -80,6 +78,8 @@ def installed_packages(names: list[str], python: str | None, trainer: str = "") 
     """
     if python is None or os.path.abspath(python) == os.path.abspath(sys.executable):
         return {name: _spec(name) for name in names}, installed_version(trainer)
+    import subprocess
+
     command = [python, "-c", PROBE, json.dumps(names), trainer]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -102,7 +102,7 @@ def _spec(name: str) -> bool:
 
 def installed_version(trainer: str) -> str | None:
     """The version of an installed distribution, from its metadata."""
-    if not trainer:
+    if not trainer or not _spec(trainer.replace("-", "_")):
         return None
     from importlib.metadata import PackageNotFoundError, version
 
@@ -114,7 +114,7 @@ def installed_version(trainer: str) -> str | None:
 
 def _packages(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
     named = {package_of(ref.module) for _, pickle in checkpoint.pickles for ref in pickle.globals}
-    wanted = sorted(name for name in named - ONLY_TORCH if name.isidentifier())
+    wanted = sorted(name for name in named - ALWAYS if name.isidentifier())
     found, _ = installed_packages(wanted, context.python)
     context.installed.update(found)
     missing = [name for name in wanted if not found.get(name)]
@@ -190,6 +190,9 @@ def _cuda_devices() -> int:
     listed = Path("/proc/driver/nvidia/gpus")
     if listed.is_dir():
         return len(list(listed.iterdir()))
+    import shutil
+    import subprocess
+
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0
@@ -209,6 +212,8 @@ def _disk(checkpoint: Checkpoint) -> Iterator[Finding]:
         if isinstance(saved, str) and os.path.isdir(saved)
         else Path(os.path.abspath(checkpoint.path)).parent
     )
+    import shutil
+
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

@@ -44,7 +44,7 @@ def check_training(checkpoint: Checkpoint, context: Context) -> Iterator[Finding
 def is_weights(found: Recognised) -> bool:
     """Whether nothing in the file was meant to resume a run: only weights, numbers and settings."""
     layout = found.layout
-    if layout.name in ("state-dict", "module", "tensors"):
+    if layout.name in ("bare", "module", "tensors"):
         return True
     if not found.weights:
         return False
@@ -139,8 +139,7 @@ def _trap(found: Recognised, context: Context) -> Iterator[Finding]:
         return
     version = release(context.target.version if context.target else found.version)
     if resume_rules(version)["resume_true_unresumable"] == "new-run":
-        yield finding("resume-trap", what="resume=True would not resume this file but start a new run on coco8.yaml with default settings; "
-                      "resume=PATH would go on with a fresh optimizer or stop")  # fmt: skip
+        yield finding("resume-trap")
 
 
 def _epoch(checkpoint: Checkpoint, found: Recognised) -> Iterator[Finding]:

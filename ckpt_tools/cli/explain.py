@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 from typing import Annotated
 
@@ -36,6 +35,8 @@ def explain(
 def _entry(code: str) -> Code:
     entry = lookup(code)
     if entry is None:
+        import difflib
+
         near = difflib.get_close_matches(code.lower(), [*BY_SLUG, *(entry.code.lower() for entry in CATALOGUE)], 1)
         hint = f"did you mean {near[0].upper() if near[0].startswith('ckpt') else near[0]}? " if near else ""
         raise CkptError(f"there is no finding {code}; {hint}`ckpt explain` lists all")

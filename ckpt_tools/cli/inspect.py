@@ -83,9 +83,8 @@ def _print(content: dict[str, Any]) -> None:
         say(f"{shown(key)}: {shown(value)}")
     for row in content.get("globals", ()):
         tier = paint(f"{row['tier']:<9}", TIER_COLOURS[row["tier"]])
-        say(
-            f"{tier} {row['count']:>5} {'called' if row['called'] else 'named '} {shown(row['name'])} [{shown(row['where'])}]"
-        )
+        use = "called" if row["called"] else "named "
+        say(f"{tier} {row['count']:>5} {use} {shown(row['name'])} [{shown(row['where'])}]")
 
 
 def _print_overview(content: dict[str, Any]) -> None:

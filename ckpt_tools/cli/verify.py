@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from enum import Enum
 from typing import Annotated
 
@@ -113,6 +112,8 @@ def _run(files: list[str], options: _Options, jobs: int) -> Iterator[Report]:
         for path in files:
             yield _one(path, options, bar=True)
         return
+    from concurrent.futures import ProcessPoolExecutor
+
     with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(
             _one, files, [tuple(options)] * len(files), chunksize=max(1, min(16, len(files) // (4 * workers)))
@@ -180,13 +181,19 @@ def _details(report: Report) -> str:
     return shown(", ".join(parts))
 
 
+# How each trainer is told to resume; for a script of the user's own there is no such command.
+RESUME = {
+    "ultralytics": "yolo train resume model={path}",
+    **dict.fromkeys(("yolov5", "yolov7", "yolov9"), "python train.py --resume {path}"),
+    "yolov6": "python tools/train.py --resume {path}",
+}
+
+
 def _next(report: Report) -> str:
     """The one command to type now."""
     path = shlex.quote(report.path)
     if report.verdict is Verdict.RESUMABLE:
-        resume = {"ultralytics": f"yolo train resume model={path}", "yolov5": f"python train.py --resume {path}",
-                  "yolov7": f"python train.py --resume {path}", "yolov9": f"python train.py --resume {path}"}  # fmt: skip
-        return resume.get(report.layout or "", f"ckpt inspect {path}")
+        return RESUME.get(report.layout or "", "ckpt inspect {path}").replace("{path}", path)
     if report.sibling:
         return f"ckpt verify {shlex.quote(report.sibling)}"
     if report.verdict is Verdict.FINISHED and report.layout == "ultralytics":

@@ -70,12 +70,14 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Kind], ...] = tuple(
     )
 )
 
+EXPORTED = "use the training checkpoint it was exported from"
 # Members that tell what a zip archive without a checkpoint in it is; matched against names below the root.
 ARCHIVES: tuple[tuple[str, Kind], ...] = (
-    (r"constants\.pkl$|^code/", Kind("torchscript", "a TorchScript program", "use the training checkpoint it was exported from")),
-    (r"(^|/)archive_format$|^models/.*\.json$|serialized_exported_program", Kind(
-        "torch-export", "a torch.export program", "use the training checkpoint it was exported from")),
-    (r"\.(pt|pth|ckpt|pkl|bin|tar)$", Kind("outer-zip", "a zip archive around a checkpoint", "unpack it first: `unzip`")),
+    (r"constants\.pkl$|^code/", Kind("torchscript", "a TorchScript program", EXPORTED)),
+    (r"(^|/)archive_format$|^models/.*\.json$|serialized_exported_program",
+     Kind("torch-export", "a torch.export program", EXPORTED)),
+    (r"\.(pt|pth|ckpt|pkl|bin|tar)$",
+     Kind("outer-zip", "a zip archive around a checkpoint", "unpack it first: `unzip`")),
     (r"\.npy$", Kind("npz", "a NumPy archive", "open it with numpy.load")),
     (r"(^|/)config\.json$|\.weights\.h5$", Kind("keras", "a Keras model", "open it with Keras")),
     (r"", Kind("zip-archive", "a zip archive with no checkpoint in it", "check the path")),

@@ -166,7 +166,7 @@ def parse_local(source: Source, position: int, header: bytes | None = None) -> L
 
 
 def parse_descriptor(data: bytes, place: int, stored: int) -> Descriptor | None:
-    """The descriptor at ``place`` of a member that takes ``stored`` bytes: 32- or 64-bit; ``None`` if it doesn't fit."""
+    """The 32- or 64-bit descriptor at ``place`` of a member of ``stored`` bytes; ``None`` if it doesn't fit."""
     for form, length in ("<III", 16), ("<IQQ", 24):
         if data[place : place + 4] == DESCRIPTOR and place + length <= len(data):
             crc, packed, size = unpack_from(form, data, place + 4)

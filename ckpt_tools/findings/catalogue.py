@@ -166,6 +166,11 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT409", "group-count", ERROR, INCOMPLETE, "the optimizer knows {have} parameters, the model has {want}",
          "More parameters in the optimizer than the model has: it belongs to another model.",
          "Use the optimizer of the same run.", TENSORS),
+    Code("CKPT410", "head-changed", ERROR, INCOMPLETE,
+         "{target} builds this model's head with other layers than {version} did",
+         "ultralytics 8.3.0 to 8.3.16 built the detection head of YOLOv3 to v10 models from depth-wise convolutions; no "
+         "other version rebuilds it so, and the optimizer's groups do not fit.",
+         "Resume with the version that wrote it.", "pip install ultralytics=={version}"),
     # 5 training state
     Code("CKPT501", "no-optimizer", ERROR, INCOMPLETE, "there is no optimizer state ({path_in_file} {how}){effect}",
          "Without momentum and step counts the trainer refuses, restarts or silently goes on with a fresh optimizer, "
@@ -208,12 +213,13 @@ CATALOGUE: tuple[Code, ...] = (
          "ultralytics decides again on resume; with another data set size, batch or version it picks another optimizer "
          "and the state does not load (`KeyError: 'exp_avg'`, `'momentum'`).",
          "Keep data, batch and version the same when resuming.", ARGS),
-    Code("CKPT514", "resume-trap", WARNING, None, "{what}",
+    Code("CKPT514", "resume-trap", WARNING, None,
+         "resume=True would not resume this file but start a new run on coco8.yaml with default settings; "
+         "resume=PATH would stop, or go on with a fresh optimizer",
          "`resume=True` on a file it can't resume does not fail: ultralytics warns, and trains a new run on coco8.yaml with default settings.",
          "Check with `ckpt verify` before you resume.", "ckpt verify {path} && yolo train resume model={path}"),
     Code("CKPT515", "weights-only", NOTE, None, "weights only: nothing in it was meant to resume a run",
          "A state dict or an exported model. Use it for inference or as the start of a new run.", "Nothing to do.", LOOK),
-    Code("CKPT516", "restarts-first-epoch", NOTE, None, "{what}", "How the saved number is read differs between trainers.", "Nothing to do.", LOOK),
     Code("CKPT517", "scaler-empty", NOTE, None, "the gradient scaler's state is empty: it was saved without mixed precision",
          "An enabled scaler refuses an empty state in ultralytics before 8.4.149 (`The source state dict is empty`).",
          "Resume with amp as it was, or with a newer version.", LOOK),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ckpt_tools.pickles import Call, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
-from ckpt_tools.tensors.modules import is_module, module_tensors
+from ckpt_tools.tensors.modules import Layer, is_module, module_tensors
 
 __all__ = [
     "Group",
@@ -72,6 +72,7 @@ class Part:
     tensors: dict[str, TensorRef] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()
     buffers: frozenset[str] = frozenset()
+    layers: list[Layer] = field(default_factory=list)  # of a pickled module, parents first
 
     @property
     def present(self) -> bool:
@@ -248,12 +249,13 @@ def _module_part(role: str, path: str, node: Node, tensors: Mapping[int, TensorR
     named: dict[str, TensorRef] = {}
     parameters: list[str] = []
     buffers: list[str] = []
-    for layer in module_tensors(node, tensors):
+    layers = module_tensors(node, tensors)
+    for layer in layers:
         for kind, own in ((parameters, layer.parameters), (buffers, layer.buffers)):
             for key, tensor in own.items():
                 named[layer.path(key)] = tensor
                 kind.append(layer.path(key))
-    return Part(role, path, "module", node, named, frozenset(parameters), frozenset(buffers))
+    return Part(role, path, "module", node, named, frozenset(parameters), frozenset(buffers), layers)
 
 
 def flatten(node: Node, tensors: Mapping[int, TensorRef]) -> Iterator[tuple[str, TensorRef]]:

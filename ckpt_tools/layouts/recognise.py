@@ -17,13 +17,15 @@ from ckpt_tools.tensors.modules import is_module
 __all__ = ["Recognised", "recognise"]
 
 # Where a training script without a known layout may keep its progress, best first.
-EPOCH_KEYS = ("epoch", "last_epoch", "current_epoch", "epochs_done", "epoch_num", "cur_epoch", "epochs_run", "global_epoch",
-              "completed_epochs", "finished_epochs", "epoch_idx", "ep")  # fmt: skip
+EPOCH_KEYS = ("epoch", "last_epoch", "current_epoch", "epochs_done", "epoch_num", "cur_epoch", "epochs_run",
+              "global_epoch", "completed_epochs", "finished_epochs", "epoch_idx", "ep")  # fmt: skip
 NEXT_KEYS = ("start_epoch", "next_epoch")
 STEP_KEYS = ("iteration", "global_step", "step", "iter", "steps", "n_iter", "num_steps", "it", "iterations", "update",
              "num_updates", "global_steps", "batch_step", "num_timesteps", "timestep", "i")  # fmt: skip
 PLANNED_KEYS = ("epochs", "max_epochs", "num_epochs", "n_epochs", "total_epochs", "num_train_epochs", "max_epoch",
                 "nepochs", "n_epoch", "total_epoch", "EPOCHS", "NUM_EPOCHS")  # fmt: skip
+VERSION_KEYS = {"lightning": "pytorch-lightning_version", "mmengine": "meta.mmengine_version",
+                "rf-detr": "rfdetr_version", "libreyolo": "libreyolo_version", "deepspeed": "ds_version"}  # fmt: skip
 PROGRESS_ROOMS = (
     "",
     "meta",
@@ -113,7 +115,7 @@ def _structural(root: Node, parts: list[Part], tensors: Mapping[int, TensorRef])
         return "module"
     held = [part for part in parts if part.present]
     if any(part.path == "" and part.form == "state_dict" for part in held):
-        return "state-dict"
+        return "bare"
     if any(part.role in ("model", "ema") for part in held):
         return "plain"
     if any(part.role in ("optimizer", "scheduler", "scaler", "rng") for part in held):
@@ -226,9 +228,7 @@ def _origin(found: Recognised, globals_: list[GlobalRef]) -> None:
         elif {"IDetect", "IAuxDetect", "IBin"} & classes:
             found.family = "yolov7"
     else:
-        key = {"lightning": "pytorch-lightning_version", "mmengine": "meta.mmengine_version", "rf-detr": "rfdetr_version",
-               "libreyolo": "libreyolo_version", "deepspeed": "ds_version"}.get(found.layout.name)  # fmt: skip
-        value = found.value(key) if key else None
+        value = found.value(VERSION_KEYS.get(found.layout.name, "?"))
         found.version = value if isinstance(value, str) else None
 
 

@@ -111,8 +111,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "mmengine",
         keys=("meta", "state_dict"),
         any_key=("message_hub", "optimizer", "param_schedulers"),
-        roles={"model": "state_dict", "ema": "ema_state_dict", "optimizer": "optimizer", "scheduler": "param_schedulers",
-               "epoch": "meta.epoch"},
+        roles={"model": "state_dict", "ema": "ema_state_dict", "optimizer": "optimizer",
+               "scheduler": "param_schedulers", "epoch": "meta.epoch"},
         needs=("optimizer", "epoch"),
         epoch_is="next",
         planned=("message_hub.runtime_info.max_epochs",),
@@ -214,7 +214,7 @@ LAYOUTS: tuple[Layout, ...] = (
 # What no record fits is told by structure: several parts, or only one kind of part.
 STRUCTURAL: tuple[Layout, ...] = (
     Layout("plain", needs=()),
-    Layout("state-dict", needs=()),
+    Layout("bare", needs=()),
     Layout("module", needs=()),
     Layout("part", needs=()),
     Layout("tensors", needs=()),

@@ -189,7 +189,7 @@ def _reason(error: Exception) -> str:
 
 def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent opcodes, in order of frequency
     data, stack, memo, marks = machine.data, machine.stack, machine.memo, machine.marks
-    push, pop = stack.append, stack.pop
+    push, pop, calls = stack.append, stack.pop, machine.pickle.calls
     position = 0
     machine.frame_end = boundary = len(data)
     for _ in range(MOST_OPCODES):
@@ -228,6 +228,13 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             made = tuple(stack[mark:])
             del stack[mark:]
             push(made)
+        elif op == 0x52:  # REDUCE
+            args = pop()
+            call = Call(stack[-1], args, "reduce", start)
+            calls.append(call)
+            stack[-1] = call
+        elif op == 0x51:  # BINPERSID
+            stack[-1] = Persistent(stack[-1], start)
         elif op == 0x29:  # EMPTY_TUPLE
             push(())
         elif op == 0x85:  # TUPLE1
@@ -280,11 +287,6 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             machine.frame_end = boundary = len(data)
         machine.position = position
     raise Trouble("limit", f"more than {MOST_OPCODES} opcodes", position)
-
-
-def _reduce(m: Machine) -> None:
-    args = m.stack.pop()
-    m.call(m.stack.pop(), args, "reduce")
 
 
 def _newobj(m: Machine) -> None:
@@ -401,10 +403,6 @@ def _persistent_text(m: Machine) -> None:
     m.stack.append(Persistent(_text(m.line()), m.start))
 
 
-def _persistent(m: Machine) -> None:
-    m.stack.append(Persistent(m.stack.pop(), m.start))
-
-
 def _pop(m: Machine) -> None:
     if m.marks and m.marks[-1] == len(m.stack):
         m.marks.pop()
@@ -458,7 +456,6 @@ def _surrogates(raw: bytes) -> str:
 
 
 OPCODES: dict[int, Callable[[Machine], None]] = {
-    ord(b"R"): _reduce,
     0x81: _newobj,
     0x92: _newobj_ex,
     ord(b"o"): _obj,
@@ -475,7 +472,6 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
     ord(b"l"): lambda m: m.stack.append(m.since_mark()),
     0x8F: lambda m: m.stack.append(SetNode([], frozen=False)),  # EMPTY_SET
     0x91: lambda m: m.stack.append(SetNode(m.since_mark(), frozen=True)),  # FROZENSET
-    ord(b"Q"): _persistent,
     ord(b"P"): _persistent_text,
     ord(b"0"): _pop,
     ord(b"1"): _pop_mark,

@@ -6,6 +6,7 @@ rebuild objects. It is an allow-list: what is not listed is never known.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class _Uses:
     calls: dict[int, Call] = field(default_factory=dict)  # id of the GlobalRef -> its first call
     found: list[Judgement] = field(default_factory=list)
     nested: list[bytes] = field(default_factory=list)
+    fetches: bool = False  # whether getattr is named at all
 
 
 def package_of(module: str) -> str:
@@ -61,6 +63,7 @@ def package_of(module: str) -> str:
     return module.split(".", 1)[0]
 
 
+@functools.lru_cache(maxsize=4096)
 def tier_of(module: str, name: str, called: bool) -> tuple[Tier, str]:
     """The tier of a name and, for the last two, the reason. ``called`` counts any use that runs it."""
     if (module, name) in KNOWN or (module, name) in RULES:
@@ -89,7 +92,7 @@ def _capwords(name: str) -> bool:
 
 def judge_pickle(pickle: Pickle) -> tuple[list[Judgement], list[bytes]]:
     """Everything in the pickle that is not known, and the byte strings it would load as checkpoints themselves."""
-    uses = _Uses()
+    uses = _Uses(fetches=any(ref.name == "getattr" for ref in pickle.globals))
     for call in pickle.calls:
         _judge_call(call, uses)
     for target, position in pickle.mutated:
@@ -127,13 +130,20 @@ def _judge_call(call: Call, uses: _Uses) -> None:
         why = "it calls something that is computed while loading"
         uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
         return
-    uses.called.add(id(callee))
-    uses.calls.setdefault(id(callee), call)
-    rule = RULES.get((callee.module, callee.name)) or ("" if (callee.module, callee.name) in KNOWN else "built_bare")
+    if id(callee) not in uses.called:
+        uses.called.add(id(callee))
+        uses.calls.setdefault(id(callee), call)
+    rule = _rule_of(callee.module, callee.name)
     problem = _rules[rule](call, uses) if rule else ""
-    if problem or _hands_attribute_over(call):
+    if problem or (uses.fetches and _hands_attribute_over(call)):
         why = problem or "an attribute fetched by name is handed to a call"
         uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
+
+
+@functools.lru_cache(maxsize=4096)
+def _rule_of(module: str, name: str) -> str:
+    """The rule on the arguments of a call: the name's own, none for plain data, else that of layers."""
+    return RULES.get((module, name)) or ("" if (module, name) in KNOWN else "built_bare")
 
 
 def _dill_container(call: Call, uses: _Uses) -> bool:
@@ -153,10 +163,10 @@ def _hands_attribute_over(call: Call) -> bool:
 def _built_bare(call: Call, uses: _Uses) -> str:
     """A class known by its module tree is made without arguments and then filled; an enum gets one plain value."""
     ref = call.target
-    if ref is None or call.kind in ("newobj", "newobj_ex") or tier_of(ref.module, ref.name, True)[0] is not Tier.KNOWN:
-        return ""
     args = call.args if isinstance(call.args, tuple) else ()
-    if not args or (len(args) == 1 and isinstance(args[0], (str, int, float))):
+    if not args or (len(args) == 1 and isinstance(args[0], (str, int, float))) or call.kind.startswith("newobj"):
+        return ""
+    if ref is None or tier_of(ref.module, ref.name, True)[0] is not Tier.KNOWN:
         return ""
     return "a layer or settings class is called with arguments, which runs its constructor"
 

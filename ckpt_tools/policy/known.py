@@ -23,7 +23,8 @@ _STORAGES = (
 _DTYPES = (
     "float64 float32 float16 bfloat16 float8_e5m2 float8_e4m3fn float8_e5m2fnuz float8_e4m3fnuz float8_e8m0fnu "
     "float4_e2m1fn_x2 complex128 complex64 complex32 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool quint8 "
-    "qint8 qint32 quint4x2 quint2x4 bits8 bits16 bits1x8 bits2x4 bits4x2 double float half long int short cdouble cfloat"
+    "qint8 qint32 quint4x2 quint2x4 bits8 bits16 bits1x8 bits2x4 bits4x2 double float half long int short "
+    "cdouble cfloat"
 )
 _QUALITIES = (
     "strided sparse_coo sparse_csr sparse_csc sparse_bsr sparse_bsc jagged _mkldnn contiguous_format preserve_format "
@@ -60,16 +61,17 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
     | _names("torch.cuda", _STORAGES)
     | _names("torch.storage", _STORAGES + " UntypedStorage TypedStorage _UntypedStorage _TypedStorage")
     | _names("torch._utils", _REBUILDERS)
-    | _names("torch._utils", "torch.channels_last torch.contiguous_format torch.preserve_format torch.channels_last_3d")  # protocol 4
+    | {("torch._utils", f"torch.{name}") for name in _QUALITIES.split()}  # memory formats, as protocol 4 spells them
     | _names("torch.serialization", "_get_layout")
     | _names("torch.distributed.tensor", "DTensor Shard Replicate Partial DeviceMesh")  # FSDP2 state dicts
     | _names("torch.distributed.tensor._dtensor_spec", "DTensorSpec TensorMeta")
     | _names("torch.distributed.tensor.placement_types", "Shard Replicate Partial _StridedShard")
     | _names("torch.distributed.device_mesh", "DeviceMesh")
     | _names("torch.torch_version", "TorchVersion")  # version keys
-    | _names("torch.optim.lr_scheduler", "LambdaLR StepLR MultiStepLR CosineAnnealingLR ExponentialLR LinearLR SequentialLR")
+    | _names("torch.nested._internal.nested_tensor", "NestedTensor _rebuild_njt")  # jagged tensors
     | _names("deepspeed.utils.tensor_fragment", "fragment_address tensor_fragment")  # ZeRO optimizer states
-    | _names("torch.jit._pickle", "build_boollist build_doublelist build_intlist build_tensorlist restore_type_tag build_tensor_from_id")
+    | _names("torch.jit._pickle", "build_boollist build_doublelist build_intlist build_tensorlist restore_type_tag "
+             "build_tensor_from_id")  # TorchScript
     | _names("numpy", "dtype ndarray float64 float32 float16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool_")
     | _names("numpy.core.multiarray", "scalar")  # numpy 1: best_fitness, metrics, RNG states
     | _names("numpy._core.multiarray", "scalar")  # numpy 2
@@ -79,8 +81,9 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
        for room in ("", "yolo.") for task in ("Detection", "Segmentation", "Pose", "Classification", "OBB")}
     | _names("numpy.core.numeric", "_frombuffer")
     | _names("numpy._core.numeric", "_frombuffer")
-    | _names("numpy.dtypes", "Float64DType Float32DType Float16DType Int64DType Int32DType Int16DType Int8DType UInt8DType "
-             "UInt16DType UInt32DType UInt64DType BoolDType StrDType ObjectDType")
+    | _names("numpy.dtypes", "Float64DType Float32DType Float16DType Int64DType Int32DType Int16DType Int8DType "
+             "UInt8DType UInt16DType UInt32DType UInt64DType BoolDType StrDType ObjectDType")
+    | _names("numpy.random.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence")
     | _names("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor")  # RNG states
     | _names("numpy.random._mt19937", "MT19937")
     | _names("numpy.random._pcg64", "PCG64")
@@ -121,6 +124,7 @@ CLASS_TREES: tuple[str, ...] = (
     "torch.nn",
     "torch.optim.swa_utils",
     "torch.ao.nn",
+    "torch.distributed",
     "ultralytics.nn",
     "ultralytics.utils.loss",
     "ultralytics.utils.tal",
@@ -140,6 +144,7 @@ CLASS_TREES: tuple[str, ...] = (
     "mmdet.models",
     "torchvision.models",
     "torchvision.ops",
+    "torchvision.transforms",
     "timm.layers",
     "timm.models",
     "lightning.pytorch",
@@ -187,7 +192,9 @@ OLD_STDLIB: frozenset[str] = frozenset(
     imp distutils smtpd binhex formatter parser symbol macpath lib2to3 aifc audioop cgi cgitb chunk crypt imghdr
     mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd sunau telnetlib uu xdrlib _bootlocale _crypt test idlelib
     ensurepip turtledemo pydoc_data _testcapi _testinternalcapi _xxsubinterpreters _interpreters compression
-    annotationlib _pyrepl _colorize _pydatetime _pylong _opcode_metadata _ios_support _android_support concurrent asyncio ctypes multiprocessing curses dbm email encodings html http importlib json logging
+    annotationlib _pyrepl _colorize _pydatetime _pylong _opcode_metadata _ios_support
+    _android_support
+    concurrent asyncio ctypes multiprocessing curses dbm email encodings html http importlib json logging
     sqlite3 tkinter unittest urllib venv wsgiref xml xmlrpc zoneinfo tomllib
     """.split()
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckpt_tools.pickles import Call, GlobalRef, SetNode, is_mapping, pairs_of
+from ckpt_tools.pickles import Call, GlobalRef, SetNode, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 
@@ -33,8 +33,10 @@ class Layer:
         return f"{self.name}.{own}" if self.name else own
 
 
-def attributes_of(node: Node) -> dict[str, Node]:
+def attributes_of(node: Node) -> Mapping[str, Node]:
     """The attributes BUILD gives an object (its ``__dict__``, with slots merged in); empty for anything else."""
+    if isinstance(node, Call) and node.states and len(node.states) == 1 and isinstance(node.states[0], dict):
+        return node.states[0]
     found: dict[str, Node] = {}
     for state in (node.states or ()) if isinstance(node, Call) else ():
         for part in state if isinstance(state, tuple) else (state,):
@@ -57,9 +59,9 @@ def is_module(node: Node) -> bool:
     if not isinstance(node, Call) or not node.states:
         return False
     state = node.states[-1]
-    return is_mapping(state) and {"_parameters", "_modules"} <= {
-        key for key, _ in pairs_of(state) if isinstance(key, str)
-    }
+    if isinstance(state, dict):
+        return "_parameters" in state and "_modules" in state
+    return {"_parameters", "_modules"} <= {key for key, _ in pairs_of(state) if isinstance(key, str)}
 
 
 def layers(root: Node) -> Iterator[Layer]:

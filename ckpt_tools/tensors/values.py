@@ -6,14 +6,14 @@ verdict needs: NaN or infinity (all exponent bits set), saturation, or nothing b
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ckpt_tools.container import Container, Member, member_bytes, member_pieces
+from ckpt_tools.container import Container, member_bytes
 from ckpt_tools.source import BUFFER_SIZE
 from ckpt_tools.tensors.dtypes import Dtype
 from ckpt_tools.tensors.refs import TensorRef
@@ -102,7 +102,7 @@ def tensor_array(container: Container, tensor: TensorRef) -> npt.NDArray[np.gene
     raw = tensor_raw(container, tensor)
     dtype = tensor.dtype
     flat = _decode(raw, dtype, container.byteorder == "big")
-    first, count = tensor.span
+    _, count = tensor.span
     if len(flat) < count:
         raise ValueError(f"{len(flat)} of {count} values are there")
     steps = tuple(step * flat.itemsize for step in tensor.stride)
@@ -120,40 +120,42 @@ def _decode(raw: bytes, dtype: Dtype, swap: bool) -> npt.NDArray[np.generic]:
         halves = np.frombuffer(raw[: len(raw) & ~3], ">f2" if swap else "<f2").astype(np.float32)
         return halves.view(np.complex64)
     if dtype.name.startswith("float8"):
-        return _FLOAT8[dtype.name][np.frombuffer(raw, np.uint8)]
+        return _float8_values(dtype.name)[np.frombuffer(raw, np.uint8)]
     return np.frombuffer(raw, np.uint8)
 
 
-def _float8_table(
-    exponent_bits: int, mantissa_bits: int, bias: int, unsigned_zero: bool, infinite: bool
-) -> npt.NDArray[np.float32]:
-    """All 256 values of an 8-bit float (Micikevicius et al. 2022; ``torch/headeronly/util/Float8_*.h``)."""
-    table = []
-    for code in range(256):
-        sign = -1.0 if code & 0x80 else 1.0
-        exponent, mantissa = (code & 0x7F) >> mantissa_bits, code & ((1 << mantissa_bits) - 1)
-        top = (1 << exponent_bits) - 1
-        if unsigned_zero and code == 0x80:
-            value = math.nan
-        elif infinite and exponent == top:
-            value = sign * math.inf if mantissa == 0 else math.nan
-        elif not unsigned_zero and not infinite and code & 0x7F == 0x7F:
-            value = math.nan
-        elif exponent == 0:
-            value = sign * mantissa * 2.0 ** (1 - bias - mantissa_bits)
-        else:
-            value = sign * (1 + mantissa / (1 << mantissa_bits)) * 2.0 ** (exponent - bias)
-        table.append(value)
-    return np.array(table, np.float32)
-
-
+# Exponent bits, mantissa bits, bias, whether NaN is the code of minus zero, whether there are infinities
+# (Micikevicius et al. 2022; torch/headeronly/util/Float8_*.h).
 _FLOAT8 = {
-    "float8_e5m2": _float8_table(5, 2, 15, unsigned_zero=False, infinite=True),
-    "float8_e4m3fn": _float8_table(4, 3, 7, unsigned_zero=False, infinite=False),
-    "float8_e5m2fnuz": _float8_table(5, 2, 16, unsigned_zero=True, infinite=False),
-    "float8_e4m3fnuz": _float8_table(4, 3, 8, unsigned_zero=True, infinite=False),
-    "float8_e8m0fnu": np.array([2.0 ** (code - 127) for code in range(255)] + [math.nan], np.float32),
+    "float8_e5m2": (5, 2, 15, False, True),
+    "float8_e4m3fn": (4, 3, 7, False, False),
+    "float8_e5m2fnuz": (5, 2, 16, True, False),
+    "float8_e4m3fnuz": (4, 3, 8, True, False),
 }
+
+
+@functools.cache
+def _float8_values(name: str) -> npt.NDArray[np.float32]:
+    """The values of all 256 codes of an 8-bit float."""
+    if name == "float8_e8m0fnu":
+        return np.array([2.0 ** (code - 127) for code in range(255)] + [math.nan], np.float32)
+    return np.array([_float8_value(code, *_FLOAT8[name]) for code in range(256)], np.float32)
+
+
+def _float8_value(
+    code: int, exponent_bits: int, mantissa_bits: int, bias: int, nan_zero: bool, infinite: bool
+) -> float:
+    sign = -1.0 if code & 0x80 else 1.0
+    exponent, mantissa = (code & 0x7F) >> mantissa_bits, code & ((1 << mantissa_bits) - 1)
+    if nan_zero and code == 0x80:
+        return math.nan
+    if infinite and exponent == (1 << exponent_bits) - 1:
+        return math.nan if mantissa else sign * math.inf
+    if not nan_zero and not infinite and code & 0x7F == 0x7F:
+        return math.nan
+    if exponent == 0:
+        return sign * mantissa * 2.0 ** (1 - bias - mantissa_bits)
+    return sign * (1 + mantissa / (1 << mantissa_bits)) * 2.0 ** (exponent - bias)
 
 
 def tensor_stats(container: Container, tensor: TensorRef) -> Stats:
@@ -174,8 +176,3 @@ def tensor_stats(container: Container, tensor: TensorRef) -> Stats:
         int((good == 0).sum()),
         len(flat) - len(good),
     )
-
-
-def storage_pieces(container: Container, member: Member, buffer: memoryview) -> Iterator[memoryview]:
-    """A storage's bytes in pieces, for :class:`Magnitudes`."""
-    return member_pieces(container.source, member, buffer)
