@@ -32,7 +32,7 @@ from ckpt_tools.tensors import TensorRef, resolve_tensors
 __all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
 
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
-MOST_NESTED = 64  # pickles judged per file beside the main one
+MOST_NESTED = 20_000  # pickles judged per file beside the main one; a pickled module has one per storage
 MOST_MEMBERS = 1000  # members beside the storages looked into
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
@@ -147,12 +147,14 @@ def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
     script = archive_kind(container.members).name == "torchscript"
     if main is None or script:
         kind = archive_kind(container.members)
-        cut = kind.name == "zip-archive" and not container.directory
-        if not container.members or cut or _torn(container):
+        if kind.name == "zip-archive" and (not container.directory or _torn(container)):
             sink(finding("member-missing", "data.pkl", member="data.pkl"))
         else:
             checkpoint.kind = kind
             sink(finding("not-a-checkpoint", what=kind.what, remedy=kind.do))
+    elif container.directory and (not container.root or "version" not in container.members):
+        lacking = "folder its members lie in" if not container.root else "member version"
+        sink(finding("not-loadable", lacking=lacking))
     if main is not None:
         if main.method not in (STORED, DEFLATED):
             sink(finding("pickle-packed", main.name, where=main.name, method=main.method))
@@ -188,7 +190,7 @@ def _main_member(container: Container) -> Member | None:
 
 def _torn(container: Container) -> bool:
     """Whether an archive without ``data.pkl`` is one torch began: it has storages or torch's own small members."""
-    return any(
+    return not container.members or any(
         name.startswith("data/") or name in ("version", ".format_version", "byteorder") for name in container.members
     )
 

@@ -21,6 +21,9 @@ FAT_RATIO, FAT_BYTES = 4, 1 << 20
 def check_storages(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Missing, short, ill-sized and unused storages, and tensors that reach outside theirs."""
     container = checkpoint.container
+    inline = sum(tensor.layout == "inline" for tensor in checkpoint.tensors.values())
+    if inline:
+        yield finding("inline-tensors", count=inline)
     if container is None or container.kind not in ("zip", "legacy"):
         return
     names, storages = TensorNames(checkpoint), by_storage(checkpoint)

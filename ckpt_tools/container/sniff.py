@@ -76,6 +76,7 @@ ARCHIVES: tuple[tuple[str, Kind], ...] = (
     (r"constants\.pkl$|^code/", Kind("torchscript", "a TorchScript program", EXPORTED)),
     (r"(^|/)archive_format$|^models/.*\.json$|serialized_exported_program",
      Kind("torch-export", "a torch.export program", EXPORTED)),
+    (r"\.data/(extern_modules|python_version)$", Kind("torch-package", "a torch.package archive", EXPORTED)),
     (r"\.(pt|pth|ckpt|pkl|bin|tar)$",
      Kind("outer-zip", "a zip archive around a checkpoint", "unpack it first: `unzip`")),
     (r"\.npy$", Kind("npz", "a NumPy archive", "open it with numpy.load")),

@@ -207,8 +207,9 @@ def _report_loss(source: Source, sink: Sink, members: list[Member], place: int, 
     last = members[-1] if members else None
     if zeros >= SMALLEST_TAIL:
         sink(finding("zero-tail", f"byte {source.size - zeros}", count=zeros, size=source.size))
-    elif end is None and (last is None or not last.whole or source.read(place, 4) not in (zr.CENTRAL,)):
+    elif end is None:
         inside = f"inside member {last.name}" if last is not None and not last.whole else "behind its last whole member"
+        inside = "inside its directory" if source.read(place, 4) == zr.CENTRAL else inside
         sink(finding("cut-short", f"byte {source.size}", inside=inside, size=source.size))
     else:
         whole = sum(member.whole for member in members)

@@ -91,6 +91,9 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT112", "no-checksums", NOTE, None, "no checksums were recorded for {count} of {members} members",
          "torch was told not to compute them (`set_crc32_options(False)`). The file is valid; flipped bits in it can't be noticed.",
          "Nothing to do.", LOOK),
+    Code("CKPT113", "not-loadable", ERROR, DAMAGED, "torch can't open the archive: it lacks the {lacking}",
+         "torch wants every member in one folder and a member called version; some zip tools drop them when they pack "
+         "a file anew.", "Get the file again from its source, as torch wrote it.", SIBLINGS),
     # 2 pickle
     Code("CKPT201", "pickle-cut", ERROR, DAMAGED, "{where} ends early: {why}",
          "The object graph (names, numbers, the plan of all tensors) is not whole.", OLDER, SIBLINGS),
@@ -136,6 +139,9 @@ CATALOGUE: tuple[Code, ...] = (
          "The archive holds bytes nothing refers to. They are ignored when loading.", "Nothing to do.", TENSORS),
     Code("CKPT312", "extra-members", NOTE, None, "{count} members are not torch's own: {names}",
          "Some other tool added them. torch ignores them.", "Nothing to do.", LOOK),
+    Code("CKPT313", "inline-tensors", NOTE, None, "{count} tensors lie inside the pickle; their values were not looked at",
+         "Python's own pickle keeps the bytes of tensors within the object graph, where they have no checksum.",
+         "Save with torch.save.", LOOK),
     # 4 layout
     Code("CKPT401", "ema-misfit", ERROR, INCOMPLETE, "average and live weights differ in {count} tensors: {tensors}",
          "The two sets of weights must have the same names and shapes; the trainer loads one over the other.",

@@ -183,7 +183,7 @@ def _search(node: Node, tensors: Mapping[int, TensorRef], path: str, depth: int)
 
 
 def _inside(node: Node) -> Iterable[tuple[str, Node]]:
-    if isinstance(node, list):
+    if isinstance(node, (list, tuple)):
         return ((str(index), child) for index, child in enumerate(node[:WIDEST]))
     return ((key, child) for key, child in pairs_of(node) if isinstance(key, str))
 
@@ -209,7 +209,8 @@ def _form(node: Node, tensors: Mapping[int, TensorRef], path: str) -> str:
         return "rng" if is_rng or (path and ROLE_WORDS[0][1].search(path)) else ("" if path else "tensor")
     if path and ROLE_WORDS[0][1].search(path.rsplit(".", 1)[-1]) and node is not None:
         return "rng"
-    keys = {key for key, _ in pairs_of(node) if isinstance(key, str)} if is_mapping(node) else set()
+    built = isinstance(node, Call) and bool(node.states)  # a pickled optimizer or scheduler object, not its state dict
+    keys = {key for key in dict_of(node) if isinstance(key, str)} if built or is_mapping(node) else set()
     if {"state", "param_groups"} <= keys or {"state", "hypers"} <= keys or "base_optimizer_state" in keys:
         return "optimizer"
     if keys & SCHEDULER_KEYS and not keys & {"model", "net", "state_dict", "model_state_dict"}:

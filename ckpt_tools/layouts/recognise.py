@@ -114,8 +114,8 @@ def _structural(root: Node, parts: list[Part], tensors: Mapping[int, TensorRef])
     if is_module(root):
         return "module"
     held = [part for part in parts if part.present]
-    if any(part.path == "" and part.form == "state_dict" for part in held):
-        return "bare"
+    if any(part.path == "" and part.form in ("state_dict", "tensor") for part in held):
+        return "bare" if held[0].form == "state_dict" else "tensors"
     if any(part.role in ("model", "ema") for part in held):
         return "plain"
     if any(part.role in ("optimizer", "scheduler", "scaler", "rng") for part in held):

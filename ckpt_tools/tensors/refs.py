@@ -5,14 +5,17 @@ Facts from ``torch/_utils.py``, ``torch/_tensor.py`` and ``torch/serialization.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle, run
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors.dtypes import DTYPES, Dtype, dtype_of_storage_class
 
 __all__ = ["StorageRef", "TensorRef", "contiguous_stride", "resolve_tensors"]
+
+
+FIRST_BYTES = 4096  # of a nested storage: enough for the pickles before its data
 
 
 class StorageRef:
@@ -118,8 +121,11 @@ class _Resolver:
         storage_node, offset, shape, stride = call.args[:4]
         storage = self.storage(storage_node)
         shape, stride = _size(shape), _size(stride)
-        if storage is None or shape is None or stride is None or len(shape) != len(stride) or not _natural(offset):
+        if shape is None or stride is None or len(shape) != len(stride) or not _natural(offset):
             return None
+        if storage is None:
+            inline = inline_dtype(storage_node)
+            return TensorRef(None, 0, shape, stride, inline, call, layout="inline") if inline else None
         dtype = storage.dtype
         if call.path.endswith("_v3"):
             dtype = _dtype(call.args[6]) or dtype
@@ -219,6 +225,29 @@ def resolve_tensors(pickle: Pickle) -> dict[int, TensorRef]:
             if made is not None and made.parameter and isinstance(call.args, tuple):
                 wrapped.add(id(call.args[0]))
     return {key: tensor for key, tensor in resolver.tensors.items() if key not in wrapped}
+
+
+def inline_dtype(node: Node) -> Dtype | None:
+    """The element type of a storage kept inside the pickle: ``_load_from_bytes`` of a whole saved storage."""
+    if not isinstance(node, Call) or node.path != "torch.storage._load_from_bytes":
+        return None
+    match node.args:
+        case (bytes() as data,):
+            names = (ref for pickle in consecutive(data, 5) for ref in pickle.globals)
+            found = (dtype_of_storage_class(ref.module, ref.name) for ref in names)
+            return next((dtype for dtype in found if dtype is not None), None)
+    return None
+
+
+def consecutive(data: bytes, most: int) -> Iterator[Pickle]:
+    """The first ``most`` pickles that lie one behind the other in ``data``."""
+    place = 0
+    for _ in range(most):
+        pickle = run(data[place : place + FIRST_BYTES])
+        yield pickle
+        if pickle.trouble is not None:
+            return
+        place += pickle.end
 
 
 def _window(node: Node) -> tuple[str, int, int] | None:
