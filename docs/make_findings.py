@@ -8,11 +8,20 @@ from ckpt_tools.findings import CATALOGUE, Code
 
 HEAD = """# Findings
 
-Made from the catalogue by `python docs/make_findings.py`; `ckpt explain CODE` prints the same text. An *error* decides the
-verdict, a *warning* deserves a look, a *note* informs.
+Made from the catalogue by `python docs/make_findings.py`; `ckpt explain CODE` prints the same text. An *error*
+decides the verdict, a *warning* deserves a look, a *note* informs.
 """
-ROOMS = {"0": "The file", "1": "The archive", "2": "The pickle", "3": "Tensors", "4": "Parts that must fit", "5": "Training state",
-         "6": "Safety", "7": "Portability and this machine", "9": "Outcome of a repair"}  # fmt: skip
+ROOMS = {
+    "0": "The file",
+    "1": "The archive",
+    "2": "The pickle",
+    "3": "Tensors",
+    "4": "Parts that must fit",
+    "5": "Training state",
+    "6": "Safety",
+    "7": "Portability and this machine",
+    "9": "Outcome of a repair",
+}
 
 
 def page() -> str:

@@ -18,6 +18,7 @@ from ckpt_tools.tensors.modules import Layer
 __all__ = ["check_target"]
 
 KNOWN_CLASSES = ("torch.", "ultralytics.")
+MUON_GROUPS = 8
 
 
 def check_target(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
@@ -40,7 +41,9 @@ def _groups(
     groups = optimizer_groups(part.node)
     if any(layer.kind and not layer.kind.startswith(KNOWN_CLASSES) for layer in layers):
         return  # a model of the user's own classes: which of them are norms can't be told from names
-    muon = any(group.options.get("use_muon") is not None for group in groups)
+    if found.args.get("distill_model"):
+        return  # the teacher's parameters are in the groups, but not in the file (8.4.77 and newer)
+    muon = len(groups) == MUON_GROUPS and any(group.options.get("use_muon") is not None for group in groups)
     sizes = [len(group.params) for group in groups]
     own = plan_groups(layers, group_rules(release(found.version)), muon)
     target = context.target
@@ -53,7 +56,9 @@ def _groups(
         yield finding("group-sizes", part.path, have=_text(sizes), want=_text(_sizes(own)))
         return
     yield from _shapes(checkpoint, part, groups, fitting, weights)
-    if _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
+    if _labels(own) == _labels(wanted) and _sizes(wanted) != sizes:
+        yield finding("group-sizes", part.path, have=_text(sizes), want=f"{_text(_sizes(wanted))} (in {target})")
+    elif _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
         want, have, version = ", ".join(_labels(wanted)), ", ".join(_labels(own)), found.version or "another version"
         yield finding("group-order", part.path, target=target or "the trainer", version=version, want=want, have=have)
 
@@ -67,9 +72,6 @@ def _rebuilt(version: str | None, layers: list[Layer]) -> bool:
 def _wanted(layers: list[Layer], found: Recognised, target: Target | None, muon: bool) -> list[PlannedGroup]:
     """The groups the target would make: its optimizer is the saved one (``auto`` is taken to choose the same)."""
     rules = group_rules(release(target.version if target else found.version))
-    name = found.args.get("optimizer")
-    if isinstance(name, str) and rules.get("rmsprop_becomes_musgd") and name.lower() == "rmsprop":
-        muon = True
     return plan_groups(layers, rules, muon and "musgd_order" in rules and bool(rules["musgd_order"]))
 
 

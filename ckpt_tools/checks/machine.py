@@ -132,6 +132,8 @@ def _data(checkpoint: Checkpoint) -> Iterator[Finding]:
     if not isinstance(data, str) or not data:
         return
     path = Path(data).expanduser()
+    if not path.exists() and path.name == data:
+        return  # a data set by name (coco8.yaml, mnist160): the trainer looks it up among its own
     if not path.exists():
         yield finding("data-missing", "train_args.data", data=data)
         return
