@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ COLOURS = {
     "warning": "yellow",
     "note": "blue",
 }
+LONGEST_INTEGER = 1024  # bits; beyond that Python refuses to write it in decimal sooner or later
 SHOW_BAR_FROM = 256 << 20  # bytes; less is done before a bar could be read
 
 
@@ -48,8 +50,22 @@ def shown(value: object) -> str:
 
 
 def print_json(command: str, content: dict[str, Any]) -> None:
-    """The one JSON document of a command; numbers JSON has no word for become text."""
-    print(json.dumps({"schema": f"ckpt-tools/{command}/1", **content}, indent=2, ensure_ascii=True, default=str))
+    """The one JSON document of a command; numbers JSON has no word for (NaN, infinity) become text."""
+    document = {"schema": f"ckpt-tools/{command}/1", **plain_json(content)}
+    print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False, default=str))
+
+
+def plain_json(value: Any) -> Any:
+    """The same value without numbers that JSON can't hold."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > LONGEST_INTEGER:
+        return f"<integer of {value.bit_length()} bits>"
+    return value
 
 
 def bytes_text(count: int) -> str:

@@ -67,7 +67,7 @@ def member_pieces(source: Source, member: Member, buffer: memoryview) -> Iterato
         for piece in inflate(source, member):
             yield memoryview(piece)
     else:
-        raise MemberError(f"compression method {member.method} is not one torch or zip tools use")
+        raise MemberError(f"is packed by compression method {member.method}, which torch does not read")
 
 
 def inflate(source: Source, member: Member) -> Iterator[bytes]:
