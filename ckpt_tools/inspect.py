@@ -37,12 +37,21 @@ def overview(checkpoint: Checkpoint) -> dict[str, Any]:
         "date": value_of(found.value("date")) if found else None,
         "metrics": _metrics(checkpoint),
         "parts": [_part(part) for part in checkpoint.parts if part.role != "args"],
+        "averaged": _averaged(checkpoint),
         "members": len(container.members) if container else 0,
         "findings": [fact.as_json() for fact in checkpoint.findings],
     }
     if found is None:
         described["first_bytes"] = checkpoint.source.read(0, 64).hex(" ")
     return described
+
+
+def _averaged(checkpoint: Checkpoint) -> bool:
+    """Whether what the file calls its model are averaged (EMA) weights; mmengine swaps the names while averaging."""
+    found = checkpoint.recognised
+    return found is not None and (
+        found.layout.averaged or (found.layout.name == "mmengine" and bool(found.role("ema")))
+    )
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     finite_weights: bool = False
     sibling: str | None = None
+    resume: str | None = None  # the trainer's own command, with {path} for the file
     error: str | None = None
 
     def allows(self, purpose: str) -> bool:
@@ -198,6 +199,7 @@ def _report(checkpoint: Checkpoint, context: Context, facts: list[Finding]) -> R
         epochs=found.epochs if found else None,
         version=found.version if found else None,
         size=checkpoint.source.size,
+        resume=found.layout.resume or None if found else None,
         target=context.target,
         findings=sorted(listed, key=lambda fact: SEVERITIES[fact.severity]),
     )

@@ -100,6 +100,8 @@ def _print_overview(content: dict[str, Any]) -> None:
     for key in ("step", "date"):
         if content[key] is not None:
             say(f"  {key:<8} {shown(content[key])}")
+    if content["averaged"]:
+        say("  model    holds the averaged (EMA) weights")
     for name, value in content["metrics"].items():
         say(
             f"  metric   {shown(name)} = {value:.5g}"

@@ -181,19 +181,11 @@ def _details(report: Report) -> str:
     return shown(", ".join(parts))
 
 
-# How each trainer is told to resume; for a script of the user's own there is no such command.
-RESUME = {
-    "ultralytics": "yolo train resume model={path}",
-    **dict.fromkeys(("yolov5", "yolov7", "yolov9"), "python train.py --resume {path}"),
-    "yolov6": "python tools/train.py --resume {path}",
-}
-
-
 def _next(report: Report) -> str:
     """The one command to type now."""
     path = shlex.quote(report.path)
     if report.verdict is Verdict.RESUMABLE:
-        return RESUME.get(report.layout or "", "ckpt inspect {path}").replace("{path}", path)
+        return (report.resume or "ckpt inspect {path}").replace("{path}", path)
     if report.sibling:
         return f"ckpt verify {shlex.quote(report.sibling)}"
     if report.verdict is Verdict.FINISHED and report.layout == "ultralytics":

@@ -20,8 +20,8 @@ class Layout:
     listed is found by structure. ``needs`` are the roles without which its trainer refuses, restarts or loses
     state. ``epoch_is`` tells whether the number stored is the ``last`` finished epoch or the ``next`` one.
     ``stripped`` are the values by which its own strip marks a file as finished. ``weights_mark`` are keys whose
-    absence, all together, says the file was saved as weights only. ``weights_are`` says what ``model`` holds.
-    ``rolls`` is what a resume never brings back.
+    absence, all together, says the file was saved as weights only. ``averaged`` tells that ``model`` holds the
+    averaged weights. ``resume`` is the command that resumes, ``lost`` what no resume brings back.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Layout:
     planned: tuple[str, ...] = ()
     stripped: dict[str, Any] = field(default_factory=dict)
     weights_mark: tuple[str, ...] = ()
-    weights_are: str = "live"
+    averaged: bool = False
     resume: str = ""
     lost: tuple[str, ...] = ()
 
@@ -54,7 +54,6 @@ LAYOUTS: tuple[Layout, ...] = (
         needs=("optimizer", "epoch", "args"),
         planned=("train_args.epochs",),
         stripped=_YOLO_STRIP,
-        weights_are="none",
         resume="yolo train resume model={path}",
         lost=("live weights", "random state", "position within the epoch"),
     ),
@@ -95,7 +94,7 @@ LAYOUTS: tuple[Layout, ...] = (
         any_key=("best_ap", "curr_ap", "optimizer"),
         roles={"model": "model", "optimizer": "optimizer", "epoch": "start_epoch"},
         epoch_is="next",
-        weights_are="average",
+        averaged=True,
     ),
     Layout(  # super-gradients 3.7.1, training/sg_trainer/sg_trainer.py; average_model.pth has no optimizer by design
         "super-gradients",
@@ -131,7 +130,7 @@ LAYOUTS: tuple[Layout, ...] = (
         keys=("epoch", "model", "optimizer", "feature_loss"),
         only=("epoch", "model", "optimizer", "feature_loss"),
         epoch_is="next",
-        weights_are="average",
+        averaged=True,
     ),
     Layout(  # rf-detr 1.11, training/trainer.py: Lightning's keys; best files carry an empty list of optimizers
         "rf-detr",
