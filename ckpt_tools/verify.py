@@ -20,11 +20,13 @@ from ckpt_tools.checks.safety import check_unknown_code
 from ckpt_tools.checks.storages import check_storages
 from ckpt_tools.checks.training import check_training, is_weights
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, decide, finding
+from ckpt_tools.source import FileSource
 
 __all__ = ["Report", "parse_target", "verify", "verify_checkpoint"]
 
 ATTEMPTS = 3  # readings of a file that keeps changing
 PAUSE = 0.3  # seconds before the second reading; twice that before the third
+FRESH = 10  # seconds after a write in which a save may still be under way
 MOST_ALIKE = 20  # findings of one code that are listed one by one
 MOST_SIBLINGS = 40
 SEVERITIES = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -112,11 +114,22 @@ def verify(
         with open_checkpoint(path) as checkpoint:
             report = verify_checkpoint(checkpoint, replace(context), siblings=siblings, progress=progress)
             if not checkpoint.changed():
-                return report
+                return _just_written(report, checkpoint)
         if attempt < ATTEMPTS:
             time.sleep(PAUSE * attempt)
     report.findings.insert(0, _addressed(finding("keeps-changing", times=ATTEMPTS), report.path, None))
     report.verdict = decide(report.findings)
+    return report
+
+
+def _just_written(report: Report, checkpoint: Checkpoint) -> Report:
+    """Damage in a file that was written to a moment ago may only be a save that is not done yet."""
+    source = checkpoint.source
+    if report.verdict is Verdict.DAMAGED and isinstance(source, FileSource):
+        age = time.time() - source.modified
+        if 0 <= age < FRESH:
+            report.findings.append(_addressed(finding("just-written", seconds=round(age)), report.path, None))
+            report.findings.sort(key=lambda fact: SEVERITIES[fact.severity])
     return report
 
 

@@ -56,6 +56,9 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT004", "keeps-changing", ERROR, DAMAGED, "the file was written to while it was read, {times} times over",
          "A trainer or a copy is still writing. Whatever was read is a mixture of two states.",
          "Wait until the save or copy is done and verify again.", "ckpt verify {path}"),
+    Code("CKPT005", "just-written", WARNING, None, "it was written to {seconds} seconds ago; a save may still be under way",
+         "A file that is being saved or copied looks cut until it is whole. ultralytics writes last.pt in place.",
+         "Verify again in a moment, before you believe in the damage.", "ckpt verify {path}"),
     # 1 container
     Code("CKPT101", "cut-short", ERROR, DAMAGED, "the file ends {inside}, after {size} bytes",
          "The archive's directory stands at the end of the file and is missing: the writing process was killed, the "
