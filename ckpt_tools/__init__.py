@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckpt_tools.api import OpenCheckpoint, Tensor, open
     from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
-    from ckpt_tools.verify import Report, verify
+    from ckpt_tools.verbs.verify import Report, verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,8 +35,8 @@ _HOMES = {
     "Finding": "ckpt_tools.findings",
     "Severity": "ckpt_tools.findings",
     "Verdict": "ckpt_tools.findings",
-    "Report": "ckpt_tools.verify",
-    "verify": "ckpt_tools.verify",
+    "Report": "ckpt_tools.verbs.verify",
+    "verify": "ckpt_tools.verbs.verify",
 }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ckpt_tools.tensors.values import Stats
-    from ckpt_tools.verify import Report
+    from ckpt_tools.verbs.verify import Report
 
 __all__ = ["OpenCheckpoint", "Tensor", "open"]
 
@@ -131,7 +131,7 @@ class OpenCheckpoint(Mapping[str, Tensor]):
 
     def verify(self, **options: Any) -> Report:
         """All checks and the verdict; options as in :func:`ckpt_tools.verify`."""
-        from ckpt_tools.verify import verify
+        from ckpt_tools.verbs.verify import verify
 
         return verify(self.checkpoint.path, **options)
 

@@ -29,7 +29,7 @@ class Source(Protocol):
     size: int
 
     def read(self, offset: int, count: int) -> bytes:
-        """At most ``count`` bytes from ``offset``; fewer only where the source ends."""
+        """At most ``count`` bytes from ``offset``; fewer only where the source ends, none before its beginning."""
         ...
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
@@ -50,10 +50,10 @@ class BytesSource:
         self._data = memoryview(data)
 
     def read(self, offset: int, count: int) -> bytes:
-        return bytes(self._data[offset : offset + max(count, 0)])
+        return bytes(self._data[offset : offset + max(count, 0)]) if offset >= 0 else b""
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
-        part = self._data[offset : offset + len(buffer)]
+        part = self._data[max(offset, 0) : max(offset, 0) + len(buffer)]
         buffer[: len(part)] = part
         return len(part)
 
@@ -71,7 +71,7 @@ class WindowSource:
         self._offset = offset
 
     def read(self, offset: int, count: int) -> bytes:
-        return self._outer.read(self._offset + offset, max(0, min(count, self.size - offset)))
+        return self._outer.read(self._offset + offset, max(0, min(count, self.size - offset))) if offset >= 0 else b""
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         room = max(0, min(len(buffer), self.size - offset))
@@ -93,7 +93,7 @@ class FileSource:
         self._lock = threading.Lock()  # only used where positional reads do not exist
 
     def read(self, offset: int, count: int) -> bytes:
-        count = max(0, min(count, self.size - offset))
+        count = max(0, min(count, self.size - offset)) if offset >= 0 else 0
         data = bytearray(count)
         got = self.read_into(offset, memoryview(data))
         return bytes(data[:got])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +148,8 @@ def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
     script = archive_kind(container.members).name == "torchscript"
     if main is None or script:
         kind = archive_kind(container.members)
-        if kind.name == "zip-archive" and (not container.directory or _torn(container)):
+        torn = _torn(container) and (kind.name == "zip-archive" or bool(checkpoint.findings))
+        if torn or (kind.name == "zip-archive" and not container.directory):
             sink(finding("member-missing", "data.pkl", member="data.pkl"))
         else:
             checkpoint.kind = kind
@@ -190,9 +192,8 @@ def _main_member(container: Container) -> Member | None:
 
 def _torn(container: Container) -> bool:
     """Whether an archive without ``data.pkl`` is one torch began: it has storages or torch's own small members."""
-    return not container.members or any(
-        name.startswith("data/") or name in ("version", ".format_version", "byteorder") for name in container.members
-    )
+    signs = re.compile(r"(^|/)(data/\d+|version|\.format_version|byteorder)$")
+    return not container.members or any(signs.search(name) for name in container.members)
 
 
 def _member_data(container: Container, member: Member, sink: Sink) -> bytes:

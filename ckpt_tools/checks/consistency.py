@@ -150,7 +150,7 @@ def _layer_attributes(layers: list[Layer], part: str) -> Iterator[Finding]:
         for attribute, dimension in LAYER_SHAPES.get(layer.kind.rsplit(".", 1)[-1], ()):
             value = _attribute(layer, attribute)
             if value is not None and len(weight.shape) > dimension and value != weight.shape[dimension]:
-                where = f"{part} {layer.name}"
+                where = f"{part}.{layer.name}".strip(".")
                 yield finding(
                     "layer-misfit", where, layer=layer.name, attribute=attribute, value=value, shape=weight.shape
                 )
@@ -172,10 +172,10 @@ def _classes(layers: list[Layer], part: Part) -> Iterator[Finding]:
     if head is None:
         return
     listed = len(names) if isinstance(names, (dict, list, tuple)) and names else None
-    for source, value in (("nc", count), ("names", listed)):
-        if isinstance(value, int) and value != head:
-            yield finding("class-count", part.path, head=head, source=source, count=value)
-            return
+    if isinstance(count, int) and count != head:
+        yield finding("class-count", part.path, head=head, source="nc", count=count)
+    elif listed is not None and listed != head:
+        yield finding("class-names", part.path, head=head, count=listed)
 
 
 def _head_classes(layers: list[Layer]) -> int | None:

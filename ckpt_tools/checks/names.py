@@ -14,7 +14,7 @@ MOST_NAMED = 3
 
 
 class TensorNames:
-    """Names of a checkpoint's tensors, e.g. ``ema model.0.conv.weight``; made when the first one is asked for."""
+    """Names of a checkpoint's tensors, e.g. ``ema.model.0.conv.weight``; made when the first one is asked for."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -28,9 +28,8 @@ class TensorNames:
     def _collect(self) -> dict[int, str]:
         names: dict[int, str] = {}
         for part in self._checkpoint.parts:
-            label = part.role if part.path.count(".") == 0 else part.path
             for name, tensor in part.tensors.items():
-                names.setdefault(id(tensor), f"{label} {name}".strip())
+                names.setdefault(id(tensor), f"{part.path}.{name}".strip("."))
         root = self._checkpoint.recognised.root if self._checkpoint.recognised else None
         for name, tensor in flatten(root, self._checkpoint.tensors):
             names.setdefault(id(tensor), name)

@@ -81,5 +81,5 @@ def _orphans(checkpoint: Checkpoint, storages: dict[str, tuple[StorageRef, list[
         size = sum(container.members[f"data/{key}"].size for key in orphans)
         yield finding("orphan-storage", count=len(orphans), size=size)
     extra = [name for name in container.members if not name.startswith("data/") and name not in OWN_MEMBERS]
-    if extra and container.kind == "zip":
+    if extra and container.kind == "zip" and container.directory:
         yield finding("extra-members", count=len(extra), names=few(extra))

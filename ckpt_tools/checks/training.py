@@ -7,6 +7,7 @@ from typing import Any
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.context import Context, release
+from ckpt_tools.checks.optimizers import check_optimizer, check_state
 from ckpt_tools.findings import Finding, Verdict, finding
 from ckpt_tools.layouts import Part, Recognised, optimizer_groups, optimizer_state
 from ckpt_tools.layouts.parts import dict_of
@@ -83,7 +84,9 @@ def _optimizer(checkpoint: Checkpoint, found: Recognised, context: Context) -> I
         for part in usable:
             if optimizer_groups(part.node) and not optimizer_state(part.node) and _keeps_state(part):
                 yield finding("empty-optimizer", part.path)
-        yield from _auto(found, usable[0])
+            yield from check_state(part)
+        if found.layout.name == "ultralytics":
+            yield from check_optimizer(found, usable[0], context)
         return
     announced = found.announced("optimizer")
     needed = "optimizer" in found.layout.needs
@@ -165,35 +168,11 @@ def _roles(found: Recognised) -> Iterator[Finding]:
         if role in ("optimizer", "epoch") or found.role(role):
             continue
         yield finding("missing-role", found.layout.roles.get(role, role), role=found.layout.roles.get(role, role))
+    first = next(iter(found.role("ema") or found.role("model")), None)
+    if found.layout.module and first is not None and first.form != "module":
+        yield finding("missing-role", first.path, role=f"a pickled model ({first.path} is a {first.form})")
     if found.layout.name == "ultralytics" and found.role("ema") and type(found.value("updates")) is not int:
         yield finding("no-ema-counter", "updates")
-
-
-def _auto(found: Recognised, part: Part) -> Iterator[Finding]:
-    """``optimizer: auto`` in the saved arguments: the trainer decides again on resume."""
-    value = found.args.get("optimizer")
-    if found.layout.name == "ultralytics" and isinstance(value, str) and value.lower() == "auto":
-        yield finding("optimizer-auto", "train_args.optimizer", kind=optimizer_kind(part))
-
-
-def optimizer_kind(part: Part) -> str:
-    """The optimizer's class as its groups show it (option names of ``torch/optim/*.py``, torch 2.14)."""
-    options = {key for group in optimizer_groups(part.node) for key in group.options}
-    for needed, name in (
-        ({"use_muon"}, "MuSGD"),
-        ({"momentum_decay"}, "NAdam"),
-        ({"decoupled_weight_decay", "betas", "amsgrad"}, "AdamW"),
-        ({"amsgrad"}, "AdamW"),
-        ({"centered"}, "RMSprop"),
-        ({"nesterov"}, "SGD"),
-        ({"betas"}, "Adam"),
-        ({"lr_decay"}, "Adagrad"),
-        ({"rho"}, "Adadelta"),
-        ({"history_size"}, "LBFGS"),
-    ):
-        if needed <= options:
-            return name
-    return "an unknown optimizer"
 
 
 def _afresh(found: Recognised) -> Iterator[Finding]:

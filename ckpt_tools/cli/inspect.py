@@ -31,7 +31,7 @@ def inspect(
 ) -> int:
     """Show what is inside a checkpoint, without loading it."""
     from ckpt_tools import api
-    from ckpt_tools import inspect as look
+    from ckpt_tools.verbs import inspect as look
 
     with api.open(file) as opened:
         checkpoint = opened.checkpoint

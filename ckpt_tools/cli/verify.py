@@ -16,8 +16,8 @@ from ckpt_tools.cli.guard import FINISHED, NO, USAGE, YES, worst
 from ckpt_tools.cli.paths import expand
 from ckpt_tools.cli.render import COLOURS, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
-from ckpt_tools.verify import Report, parse_target
-from ckpt_tools.verify import verify as verify_file
+from ckpt_tools.verbs.verify import Report, parse_target
+from ckpt_tools.verbs.verify import verify as verify_file
 
 __all__ = ["verify"]
 

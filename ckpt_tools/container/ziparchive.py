@@ -78,6 +78,11 @@ def _checked(source: Source, entries: list[zr.Entry], shift: int, end: zr.End, s
         ordered[index] = member = _member(entry, local, source, sink)
         place = max(place, member.offset + member.stored)
         before = (entry, local) if local is not None else None
+    if end.contradiction:
+        sink(finding("header-conflict", f"byte {end.records}", what=end.contradiction))
+    behind = end.directory + shift + end.length
+    if behind != end.records:
+        sink(finding("stray-bytes", f"byte {behind}", count=abs(end.records - behind), place="behind the directory"))
     gap = end.directory + shift - place
     if gap:
         _check_gap(place, gap, source.read(place, max(0, min(gap, LONGEST_GAP))), before, sink, gaps)
@@ -115,6 +120,8 @@ def _member(entry: zr.Entry, local: zr.Local | None, source: Source, sink: Sink)
         sink(finding("header-conflict", name, what="there is no local header where the directory says"))
         guess = entry.header + zr.LOCAL_FIXED.size + len(entry.name)
         return Member(name, guess, entry.size, entry.stored, entry.crc or None, entry.method, entry.header, whole=False)
+    if entry.odd:
+        sink(finding("header-conflict", name, what="the directory calls it a folder or puts it on another disk"))
     conflict = _conflict(entry, local)
     if conflict:
         sink(finding("header-conflict", name, what=f"local header and directory give another {conflict}"))
@@ -174,7 +181,7 @@ def _walked(source: Source, local: zr.Local, header: int) -> tuple[Member, int]:
     size = stored if local.method == STORED else local.size
     after = local.data + stored
     if local.flags & zr.DEFERRED:
-        descriptor = zr.parse_descriptor(source.read(after, 24), 0, stored)
+        descriptor = zr.parse_descriptor(source.read(after, 28), 0, stored)
         after += descriptor.length if descriptor else 0
     crc = local.crc if local.crc or not size else None
     return Member(name, local.data, size, stored, crc, local.method, header, whole), after
@@ -190,7 +197,7 @@ def _deferred(source: Source, local: zr.Local, name: str, header: int) -> tuple[
             left = max(0, source.size - local.data)
             return Member(name, local.data, left, left, None, local.method, header, whole=False), source.size
         stored = place - local.data
-        descriptor = zr.parse_descriptor(source.read(place, 24), 0, stored)
+        descriptor = zr.parse_descriptor(source.read(place, 28), 0, stored)
         if descriptor is not None and (local.method != STORED or descriptor.size == stored):
             crc = descriptor.crc if descriptor.crc or not descriptor.size else None
             member = Member(name, local.data, descriptor.size, stored, crc, local.method, header)

@@ -30,6 +30,7 @@ END_FIXED = Struct("<4sHHHHIIH")
 END64_FIXED = Struct("<4sQHHIIQQQQ")
 LOCATOR64_FIXED = Struct("<4sIQI")
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
+FOLDER = 0x10  # the directory bit of the external attributes
 DEFERRED = 0x0008  # sizes and CRC follow the data in a descriptor
 ODD_FLAGS = 0x0001 | 0x0020 | 0x0040 | 0x2000  # encrypted, patch data, strong encryption, masked headers
 LONGEST_COMMENT = 0xFFFF
@@ -46,6 +47,7 @@ class Entry:
     stored: int
     size: int
     header: int
+    odd: bool = False  # said to lie on another disk, or to be a folder
 
 
 @dataclass(slots=True)
@@ -73,7 +75,10 @@ class Descriptor:
 
 @dataclass(slots=True)
 class End:
-    """The end of central directory record at ``position``; the directory has ``count`` entries."""
+    """The end of central directory record at ``position``; the directory has ``count`` entries.
+
+    ``contradiction`` says what the end records say against each other, or is empty.
+    """
 
     position: int
     count: int
@@ -81,6 +86,7 @@ class End:
     length: int
     after: int  # first byte behind the record and its comment
     records: int  # first byte of the end records (the zip64 one where there is one)
+    contradiction: str = ""
 
 
 def find_end(source: Source) -> End | None:
@@ -90,25 +96,39 @@ def find_end(source: Source) -> End | None:
     place = tail.rfind(END)
     while place >= 0:
         if place + END_FIXED.size <= len(tail):
-            _, _, _, _, count, length, directory, comment = END_FIXED.unpack_from(tail, place)
+            _, disk, first_disk, here, count, length, directory, comment = END_FIXED.unpack_from(tail, place)
             position = start + place
             end = End(position, count, directory, length, position + END_FIXED.size + comment, position)
-            return _with_zip64(source, end) if FULL16 in (count,) or FULL32 in (length, directory) else end
+            if here != count or disk not in (0, FULL16) or first_disk not in (0, FULL16):
+                end.contradiction = "the end record counts disks or entries in two ways"
+            return _with_zip64(source, end)
         place = tail.rfind(END, 0, place)
     return None
 
 
 def _with_zip64(source: Source, end: End) -> End:
-    """The same record with the 64-bit values, where the file holds them."""
+    """The same record with the 64-bit values, where the file holds them; torch writes them into every file."""
     locator = source.read(end.position - LOCATOR64_FIXED.size, LOCATOR64_FIXED.size)
     if len(locator) < LOCATOR64_FIXED.size or locator[:4] != LOCATOR64:
         return end
-    place = LOCATOR64_FIXED.unpack(locator)[2]
+    _, first_disk, place, disks = LOCATOR64_FIXED.unpack(locator)
     record = source.read(place, END64_FIXED.size)
+    end.records = end.position - LOCATOR64_FIXED.size
     if len(record) < END64_FIXED.size or record[:4] != END64:
+        end.contradiction = "the zip64 end record is not where its locator says"
         return end
-    values = END64_FIXED.unpack(record)
-    return End(end.position, values[7], values[9], values[8], end.after, place)
+    _, size, _, _, disk, other_disk, here, count, length, directory = END64_FIXED.unpack(record)
+    end.records = place
+    small = (min(count, FULL16), min(length, FULL32), min(directory, FULL32))
+    given = (end.count, end.length, end.directory)
+    agree = all(ours == theirs or ours in (FULL16, FULL32) for ours, theirs in zip(given, small))
+    whole = place + 12 + size == end.position - LOCATOR64_FIXED.size
+    if not agree or not whole or here != count or any((first_disk, disk, other_disk)) or disks not in (0, 1):
+        end.contradiction = "the zip64 end record and the end record differ"
+    if not agree and end.count != FULL16 and FULL32 not in (end.length, end.directory):
+        return end  # the plain record is complete; the directory is looked for where it says
+    end.count, end.length, end.directory = count, length, directory
+    return end
 
 
 def parse_central(data: bytes, place: int) -> tuple[Entry, int] | None:
@@ -126,7 +146,9 @@ def parse_central(data: bytes, place: int) -> tuple[Entry, int] | None:
     if FULL32 in (size, stored, header):
         extra = data[extra_start : extra_start + extra_length]
         size, stored, header = _zip64_values(extra, (size, stored, header))
-    return Entry(data[name_start:extra_start], flags, method, crc, stored, size, header), after
+    name = data[name_start:extra_start]
+    odd = values[13] != 0 or (bool(values[15] & FOLDER) and not name.endswith(b"/"))
+    return Entry(name, flags, method, crc, stored, size, header, odd), after
 
 
 def _zip64_values(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
@@ -166,13 +188,21 @@ def parse_local(source: Source, position: int, header: bytes | None = None) -> L
 
 
 def parse_descriptor(data: bytes, place: int, stored: int) -> Descriptor | None:
-    """The 32- or 64-bit descriptor at ``place`` of a member of ``stored`` bytes; ``None`` if it doesn't fit."""
+    """The descriptor at ``place`` of a member of ``stored`` bytes; ``None`` if none fits.
+
+    Whether it is 32 or 64 bits wide follows the local header, not the size of the member; the form that makes sense
+    is taken: the one whose sizes agree with each other, or that is followed by another header.
+    """
+    found: Descriptor | None = None
     for form, length in ("<III", 16), ("<IQQ", 24):
         if data[place : place + 4] == DESCRIPTOR and place + length <= len(data):
             crc, packed, size = unpack_from(form, data, place + 4)
-            if packed == stored:
-                return Descriptor(crc, packed, size, length)
-    return None
+            follows = data[place + length : place + length + 4] in (LOCAL, CENTRAL)
+            if packed == stored and (size == stored or follows or found is None):
+                found = Descriptor(crc, packed, size, length)
+                if size == stored or follows:
+                    return found
+    return found
 
 
 def next_signature(source: Source, start: int, wanted: tuple[bytes, ...]) -> int:

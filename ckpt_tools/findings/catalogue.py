@@ -180,6 +180,16 @@ CATALOGUE: tuple[Code, ...] = (
          "ultralytics 8.3.0 to 8.3.16 built the detection head of YOLOv3 to v10 models from depth-wise convolutions; no "
          "other version rebuilds it so, and the optimizer's groups do not fit.",
          "Resume with the version that wrote it.", "pip install ultralytics=={version}"),
+    Code("CKPT411", "class-names", WARNING, None, "the head predicts {head} classes, names lists {count}",
+         "Names and predictions do not go together; on resume ultralytics takes the names from the data set.",
+         "Check the data set's class list.", LOOK),
+    Code("CKPT412", "optimizer-misfit", ERROR, INCOMPLETE, "the optimizer's state does not belong to {wanted}: {why}",
+         "The trainer makes the optimizer its arguments name and loads the saved state into it. State of another kind "
+         "fails at once or at the first step (`KeyError: 'exp_avg'`, `'momentum'`, `'step'`).",
+         "Use a sibling whose optimizer and arguments agree.", ARGS),
+    Code("CKPT413", "no-initial-lr", ERROR, INCOMPLETE, "parameter groups lack initial_lr, which the warm-up reads",
+         "During warm-up ultralytics raises the learning rate from each group's initial_lr and stops with "
+         "`KeyError: 'initial_lr'` where there is none.", "Use a sibling.", LOOK),
     # 5 training state
     Code("CKPT501", "no-optimizer", ERROR, INCOMPLETE, "there is no optimizer state ({path_in_file} {how}){effect}",
          "Without momentum and step counts the trainer refuses, restarts or silently goes on with a fresh optimizer, "

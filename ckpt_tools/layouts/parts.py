@@ -250,8 +250,9 @@ def _module_part(role: str, path: str, node: Node, tensors: Mapping[int, TensorR
     named: dict[str, TensorRef] = {}
     parameters: list[str] = []
     buffers: list[str] = []
-    layers = module_tensors(node, tensors)
-    for layer in layers:
+    found = module_tensors(node, tensors)
+    layers = [layer for layer, again in found if not again]
+    for layer, _ in found:
         for kind, own in ((parameters, layer.parameters), (buffers, layer.buffers)):
             for key, tensor in own.items():
                 named[layer.path(key)] = tensor
@@ -273,10 +274,15 @@ def flatten(node: Node, tensors: Mapping[int, TensorRef]) -> Iterator[tuple[str,
         seen.add(id(current))
         prefix = path + "." if path else ""
         inside = enumerate(current) if isinstance(current, (list, tuple)) else dict_of(current).items()
-        stack.extend(
-            (f"{prefix}{key}" if isinstance(key, (str, int)) else f"{prefix}?", child)
-            for key, child in reversed(list(inside))
-        )
+        named = [(_step(key, index), child) for index, (key, child) in enumerate(inside)]
+        stack.extend((f"{prefix}{step}".strip(".") if step else path, child) for step, child in reversed(named))
+
+
+def _step(key: Node, index: int) -> str:
+    """A key as part of a name: a module's own tables add nothing, a key that is an object counts by its place."""
+    if key in ("_modules", "_parameters", "_buffers"):
+        return ""
+    return str(key) if isinstance(key, (str, int)) else str(index)
 
 
 def optimizer_groups(node: Node) -> list[Group]:

@@ -5,7 +5,7 @@ A file is held against the records in order; the first whose keys are all there 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["LAYOUTS", "Layout", "layout_named"]
@@ -21,7 +21,8 @@ class Layout:
     state. ``epoch_is`` tells whether the number stored is the ``last`` finished epoch or the ``next`` one.
     ``stripped`` are the values by which its own strip marks a file as finished. ``weights_mark`` are keys whose
     absence, all together, says the file was saved as weights only. ``averaged`` tells that ``model`` holds the
-    averaged weights. ``resume`` is the command that resumes, ``lost`` what no resume brings back.
+    averaged weights, ``module`` that weights must be a pickled module. ``resume`` is the command that resumes,
+    ``lost`` what no resume brings back.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Layout:
     stripped: dict[str, Any] = field(default_factory=dict)
     weights_mark: tuple[str, ...] = ()
     averaged: bool = False
+    module: bool = False
     resume: str = ""
     lost: tuple[str, ...] = ()
 
@@ -44,25 +46,30 @@ class Layout:
 _YOLO_STRIP = {"epoch": -1, "optimizer": None}
 _YOLO_ROLES = {"model": "model", "ema": "ema", "optimizer": "optimizer", "epoch": "epoch"}
 
+_ULTRALYTICS = Layout(  # ultralytics 8.0.0 to 8.4.190, engine/trainer.py save_model
+    "ultralytics",
+    "ultralytics",
+    keys=("train_args",),
+    any_key=("ema", "model"),
+    roles={**_YOLO_ROLES, "args": "train_args", "scaler": "scaler", "metrics": "train_metrics"},
+    needs=("optimizer", "epoch", "args"),
+    planned=("train_args.epochs",),
+    stripped=_YOLO_STRIP,
+    module=True,
+    resume="yolo train resume model={path}",
+    lost=("live weights", "random state", "position within the epoch"),
+)
+
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(  # ultralytics 8.0.0 to 8.4.190, engine/trainer.py save_model
-        "ultralytics",
-        "ultralytics",
-        keys=("train_args",),
-        any_key=("ema", "model"),
-        roles={**_YOLO_ROLES, "args": "train_args", "scaler": "scaler", "metrics": "train_metrics"},
-        needs=("optimizer", "epoch", "args"),
-        planned=("train_args.epochs",),
-        stripped=_YOLO_STRIP,
-        resume="yolo train resume model={path}",
-        lost=("live weights", "random state", "position within the epoch"),
-    ),
+    _ULTRALYTICS,
+    replace(_ULTRALYTICS, keys=("epoch", "ema", "updates"), globals=("ultralytics.nn.",)),  # its arguments were lost
     Layout(  # yolov7 and yolov5 v5.0, train.py
         "yolov7",
         "yolov7",
         keys=("epoch", "model", "optimizer", "training_results"),
         roles=_YOLO_ROLES,
         stripped=_YOLO_STRIP,
+        module=True,
         resume="python train.py --resume {path}",
         lost=("scaler", "random state"),
     ),
@@ -74,6 +81,7 @@ LAYOUTS: tuple[Layout, ...] = (
         roles={**_YOLO_ROLES, "scheduler": "scheduler"},
         needs=("optimizer", "scheduler", "epoch"),
         stripped={"optimizer": None, "ema": None},
+        module=True,
         resume="python tools/train.py --resume {path}",
     ),
     Layout(  # yolov5 v6 to v7 and yolov9, train.py; told apart by class names in recognise.py
@@ -84,6 +92,7 @@ LAYOUTS: tuple[Layout, ...] = (
         needs=("optimizer", "epoch"),
         planned=("opt.epochs",),
         stripped=_YOLO_STRIP,
+        module=True,
         resume="python train.py --resume {path}",
         lost=("scaler", "random state"),
     ),

@@ -15,10 +15,11 @@ from typing import Any
 
 from ckpt_tools.tensors.modules import Layer
 
-__all__ = ["PlannedGroup", "group_rules", "plan_groups", "refused_arguments", "resume_rules"]
+__all__ = ["PlannedGroup", "auto_choices", "group_rules", "plan_groups", "refused_arguments", "resume_rules"]
 
 Release = tuple[int, ...]
 NEWEST: Release = (999,)
+WHOLE_FLOATS: Release = (8, 4, 172)  # from here on 5.0 passes for a whole number
 
 
 @functools.cache
@@ -136,21 +137,56 @@ def _at(pairs: list[list[Any]], version: Release) -> Any:
 def _accepted(value: Any, entry: dict[str, Any], version: Release) -> bool:
     if value is None:
         return bool(_at(entry["none_ok_from"], version) if "none_ok_from" in entry else entry["none_ok"])
-    check = TYPES.get(_at(entry["type"], version) or "any")
-    return check is None or not isinstance(value, (str, int, float, bool)) or check(value)
+    kind = _at(entry["type"], version) or "any"
+    check = TYPES.get(kind)
+    if check is None or not isinstance(value, (str, int, float, bool, list, tuple, dict)):
+        return True
+    if kind == "int" and isinstance(value, float) and version < WHOLE_FLOATS:
+        return False
+    least = _at(entry.get("min", []), version)
+    small = least is not None and _number(value) and value < least
+    return check(value) and not small
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
+def _fraction(value: Any) -> bool:
+    return _number(value) and 0 <= value <= 1
+
+
+def _share_or_count(value: Any) -> bool:
+    """A share of the data, a number of images, or one of either for each split."""
+    if isinstance(value, (list, tuple)):
+        return len(value) in (2, 3) and all(_share_or_count(part) for part in value)
+    return not isinstance(value, bool) and _number(value) and (0 < value <= 1 or (isinstance(value, int) and value > 1))
+
+
+def _scale(value: Any) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return all(_number(part) for part in value) if pair else _fraction(value)
+
+
+QUANTIZED = frozenset("8 16 32 int8 fp16 fp32 w8a8 w16a16 w32a32 w8a16 w8a32".split())
+
 # How ``cfg.check_cfg`` tests the kinds of values; what is not listed is accepted here.
 TYPES: dict[str, Callable[[Any], bool]] = {
     "float": _number,
-    "fraction": lambda value: _number(value) and 0 <= value <= 1,
-    "fraction>0": lambda value: _number(value) and 0 < value <= 1,
+    "fraction": _fraction,
+    "fraction>0": lambda value: _fraction(value) and value > 0,
+    "fraction|count|list": _share_or_count,
+    "scale": _scale,
     "int": lambda value: isinstance(value, int) or (isinstance(value, float) and value.is_integer()),
     "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "bool|str": lambda value: isinstance(value, (bool, str)),
+    "amp": lambda value: isinstance(value, bool) or str(value).lower() in ("fp16", "bf16", "fp32"),
+    "quantize": lambda value: not isinstance(value, bool) and str(value).lower() in QUANTIZED,
 }
+
+
+def auto_choices(version: Release) -> set[str]:
+    """The optimizers a release may choose for ``optimizer: auto`` (empty where it knows no such thing)."""
+    rules = _fold(_facts()["auto"], version)
+    return {rules[key][0].lower() for key in ("many", "few") if rules.get("auto") and key in rules}

@@ -75,6 +75,8 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
     | _names("numpy", "dtype ndarray float64 float32 float16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool_")
     | _names("numpy.core.multiarray", "scalar")  # numpy 1: best_fitness, metrics, RNG states
     | _names("numpy._core.multiarray", "scalar")  # numpy 2
+    | _names("ultralytics.nn.modules.head", "v10Detect")  # YOLOv10
+    | _names("ultralytics.engine.exporter", "iOSDetectModel")
     | _names("ultralytics.utils", "IterableSimpleNamespace")  # the EMA's args
     | _names("ultralytics.yolo.utils", "IterableSimpleNamespace")
     | {(f"ultralytics.{room}utils.loss", f"v8{task}Loss")  # the criterion, in files before 8.4.120

@@ -64,31 +64,38 @@ def is_module(node: Node) -> bool:
     return {"_parameters", "_modules"} <= {key for key, _ in pairs_of(state) if isinstance(key, str)}
 
 
-def layers(root: Node) -> Iterator[Layer]:
-    """Every module of the tree, parents first, in the order of ``named_modules``."""
-    stack: list[tuple[str, Node]] = [("", root)]
+def layers(root: Node) -> Iterator[tuple[Layer, bool]]:
+    """Every module of the tree, parents first, and whether it was met before under another name.
+
+    ``named_modules`` (and with it the optimizer) visits a shared module once; a state dict has all its names.
+    """
+    stack: list[tuple[str, Node, frozenset[int]]] = [("", root, frozenset())]
     seen: set[int] = set()
-    while stack and len(seen) < MOST_LAYERS:
-        name, node = stack.pop()
-        if id(node) in seen or not isinstance(node, Call):
+    count = 0
+    while stack and count < MOST_LAYERS:
+        name, node, above = stack.pop()
+        if not isinstance(node, Call) or id(node) in above:
             continue
-        seen.add(id(node))
+        count += 1
         attributes = attributes_of(node)
         inside = [(str(key), child) for key, child in pairs_of(attributes.get("_modules"))]
-        yield Layer(name, class_name(node), attributes, children=tuple(key for key, _ in inside))
+        yield Layer(name, class_name(node), attributes, children=tuple(key for key, _ in inside)), id(node) in seen
+        seen.add(id(node))
         prefix = name + "." if name else ""
-        stack.extend((prefix + key, child) for key, child in reversed(inside))
+        below = above | {id(node)}
+        stack.extend((prefix + key, child, below) for key, child in reversed(inside))
 
 
-def module_tensors(root: Node, tensors: Mapping[int, TensorRef]) -> list[Layer]:
-    """The layers of a pickled module, each with its own parameters and buffers resolved."""
+def module_tensors(root: Node, tensors: Mapping[int, TensorRef]) -> list[tuple[Layer, bool]]:
+    """The layers of a pickled module with their parameters and persistent buffers, and which were met before."""
     found = list(layers(root))
-    for layer in found:
+    for layer, _ in found:
         for key, node in pairs_of(layer.attributes.get("_parameters")):
             if id(node) in tensors:
                 layer.parameters[str(key)] = tensors[id(node)]
+        passing = set(map(str, set_items(layer.attributes.get("_non_persistent_buffers_set"))))
         for key, node in pairs_of(layer.attributes.get("_buffers")):
-            if id(node) in tensors:
+            if id(node) in tensors and key not in passing:
                 layer.buffers[str(key)] = tensors[id(node)]
     return found
 

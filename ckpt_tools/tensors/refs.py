@@ -6,9 +6,9 @@ Facts from ``torch/_utils.py``, ``torch/_tensor.py`` and ``torch/serialization.p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle, run
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle, pairs_of, run
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors.dtypes import DTYPES, Dtype, dtype_of_storage_class
 
@@ -53,6 +53,8 @@ class TensorRef:
     call: Call
     parameter: bool = False
     layout: str = "strided"
+    conj: bool = False
+    neg: bool = False
 
     @property
     def numel(self) -> int:
@@ -129,7 +131,9 @@ class _Resolver:
         dtype = storage.dtype
         if call.path.endswith("_v3"):
             dtype = _dtype(call.args[6]) or dtype
-        return TensorRef(storage, offset, shape, stride, dtype, call)
+        bits = _bits(call.args[6]) if call.path.endswith("_v2") and len(call.args) > 6 else {}
+        conj, neg = bits.get("conj", False), bits.get("neg", False)
+        return TensorRef(storage, offset, shape, stride, dtype, call, conj=conj, neg=neg)
 
     def quantized(self, call: Call) -> TensorRef | None:
         return self.strided(call)
@@ -138,16 +142,14 @@ class _Resolver:
         inner = self.tensor(call.args[0])
         if inner is None:
             return None
-        return TensorRef(inner.storage, inner.offset, inner.shape, inner.stride, inner.dtype, call, True, inner.layout)
+        return replace(inner, call=call, parameter=True)
 
     def subclass(self, call: Call) -> TensorRef | None:
         """``_rebuild_from_type_v2(func, type, args, state)``: what ``func(*args)`` would be."""
         function, _kind, args = call.args[:3]
         inner = Call(function, args, "reduce", call.position)
         made = self.rebuild(inner)
-        return made and TensorRef(
-            made.storage, made.offset, made.shape, made.stride, made.dtype, call, made.parameter, made.layout
-        )
+        return replace(made, call=call) if made is not None else None
 
     def meta(self, call: Call) -> TensorRef | None:
         """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
@@ -225,6 +227,11 @@ def resolve_tensors(pickle: Pickle) -> dict[int, TensorRef]:
             if made is not None and made.parameter and isinstance(call.args, tuple):
                 wrapped.add(id(call.args[0]))
     return {key: tensor for key, tensor in resolver.tensors.items() if key not in wrapped}
+
+
+def _bits(metadata: Node) -> dict[str, bool]:
+    """The lazy conjugate and negative bits a tensor was saved with (``torch._utils._rebuild_tensor_v2``)."""
+    return {key: bool(value) for key, value in pairs_of(metadata) if key in ("conj", "neg")}
 
 
 def inline_dtype(node: Node) -> Dtype | None:

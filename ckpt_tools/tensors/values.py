@@ -106,7 +106,9 @@ def tensor_array(container: Container, tensor: TensorRef) -> npt.NDArray[np.gene
     if len(flat) < count:
         raise ValueError(f"{len(flat)} of {count} values are there")
     steps = tuple(step * flat.itemsize for step in tensor.stride)
-    return np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
+    view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
+    view = np.conj(view) if tensor.conj else view
+    return np.negative(view) if tensor.neg else view
 
 
 def _decode(raw: bytes, dtype: Dtype, swap: bool) -> npt.NDArray[np.generic]:
@@ -167,12 +169,7 @@ def tensor_stats(container: Container, tensor: TensorRef) -> Stats:
     good = flat[np.isfinite(flat)]
     if not len(good):
         return Stats(len(flat), math.nan, math.nan, math.nan, math.nan, 0, len(flat))
-    return Stats(
-        len(flat),
-        float(good.min()),
-        float(good.max()),
-        float(good.mean()),
-        float(good.std()),
-        int((good == 0).sum()),
-        len(flat) - len(good),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = float(good.mean()), float(good.std())
+    zeros, rest = int((good == 0).sum()), len(flat) - len(good)
+    return Stats(len(flat), float(good.min()), float(good.max()), mean, std, zeros, rest)

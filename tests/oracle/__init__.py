@@ -1,0 +1,1 @@
+"""The verdict held against what really loads and resumes: torch, and the ultralytics trainer."""

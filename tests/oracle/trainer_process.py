@@ -1,0 +1,277 @@
+"""A process in which the real ultralytics trains, edits and resumes: jobs come in as JSON lines, outcomes go out.
+
+    python -m oracle.trainer_process LOG
+
+The imports are paid for once: every job runs in a fork of this process, so that a run can end like a crashed one,
+with ``os._exit`` right behind a save. What ultralytics prints goes to LOG.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from oracle.edits import EDITS
+
+LONGEST_JOB = 240  # seconds
+STOPPED_DEAD = 9
+
+Job = dict[str, Any]
+Outcome = dict[str, Any]
+
+
+def train(job: Job) -> Outcome:
+    """Train in ``folder``; with ``stop_after`` the process dies behind the save of that epoch (counted from 0)."""
+    from ultralytics import YOLO
+
+    model = YOLO(job["network"])
+    if job["stop_after"] is not None:
+        model.add_callback(
+            "on_model_save", lambda trainer: trainer.epoch == job["stop_after"] and os._exit(STOPPED_DEAD)
+        )
+    fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
+    model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
+    return {"kind": "finished"}
+
+
+def edit(job: Job) -> Outcome:
+    """Load a checkpoint, change it, save it under another name."""
+    import torch
+    from ultralytics.nn.tasks import torch_safe_load
+
+    content = torch_safe_load(job["source"])[0]
+    for name in job["edits"]:
+        EDITS[name](content)
+    torch.save(content, job["target"])
+    return {"kind": "edited"}
+
+
+def graft(job: Job) -> Outcome:
+    """Give a checkpoint the optimizer of another."""
+    import torch
+    from ultralytics.nn.tasks import torch_safe_load
+
+    content = torch_safe_load(job["source"])[0]
+    torch.save(content | {"optimizer": torch_safe_load(job["donor"])[0]["optimizer"]}, job["target"])
+    return {"kind": "edited"}
+
+
+def go_on(job: Job) -> Outcome:
+    """Resume and die behind a later save."""
+    from ultralytics import YOLO
+
+    model = YOLO(job["path"])
+    model.add_callback("on_model_save", lambda trainer: trainer.epoch == job["stop_after"] and os._exit(STOPPED_DEAD))
+    model.train(resume=True, save_dir=job["save_dir"])
+    return {"kind": "finished"}
+
+
+class NewRunError(BaseException):
+    """The trainer set out on a run of its own instead of resuming."""
+
+
+def resume(job: Job) -> Outcome:
+    """Resume as a user would, for one epoch, and tell what became of the saved state.
+
+    ``how`` is ``true`` (``resume=True``) or ``path`` (``resume=PATH``); ``save_dir`` keeps the run that made the
+    file untouched, ``data`` replaces a data set that was never on this machine.
+    """
+    from ultralytics import YOLO
+    from ultralytics.engine.trainer import BaseTrainer
+
+    seen: Outcome = {}
+    check_resume = BaseTrainer.check_resume
+
+    def stop_a_new_run(trainer: Any, overrides: Any) -> None:
+        check_resume(trainer, overrides)
+        if not trainer.resume:
+            raise NewRunError(f"a new run on {trainer.args.data}")
+
+    def done(trainer: Any) -> None:
+        loss = float(trainer.loss.detach())
+        reply(seen | {"loss": loss if loss == loss and abs(loss) != float("inf") else None})
+        os._exit(0)
+
+    BaseTrainer.check_resume = stop_a_new_run
+    path = job["path"]
+    try:
+        model = YOLO(path)
+        model.add_callback("on_train_start", lambda trainer: seen.update(restored(trainer, path)))
+        model.add_callback("on_train_epoch_end", done)
+        data = {"data": job["data"]} if job["data"] else {}
+        model.train(resume=True if job["how"] == "true" else path, save_dir=job["save_dir"], **data)
+    except NewRunError as error:
+        return {"kind": "new run", "message": str(error)}
+    except Exception as error:
+        (*_, place) = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(place.filename).name}:{place.name}"
+        return {"kind": "refused", "message": f"{type(error).__name__}: {error}"[:400], "where": where}
+    return {"kind": "refused", "message": "training ended before an epoch was trained"}
+
+
+def restored(trainer: Any, path: str) -> Outcome:
+    """Compare what the trainer holds before its first step with what the file holds."""
+    from ultralytics.nn.tasks import torch_safe_load
+
+    saved = torch_safe_load(path)[0]
+    outcome = {"kind": "resumed", "epoch": trainer.start_epoch, "message": ""}
+    optimizer = saved.get("optimizer")
+    lost = "the optimizer" if not optimizer else _differs(optimizer["state"], trainer.optimizer.state_dict()["state"])
+    average = (saved.get("ema") or saved.get("model")).float().state_dict()
+    lost = lost or _differs(average, trainer.ema.ema.state_dict())
+    if lost:
+        outcome |= {"kind": "lost state", "message": lost}
+    return outcome
+
+
+def _differs(saved: Any, held: Any, place: str = "") -> str:
+    """The first place at which two nests of dicts and tensors differ in value; an empty text where none does."""
+    import torch
+
+    if isinstance(saved, torch.Tensor):
+        same = isinstance(held, torch.Tensor) and saved.shape == held.shape
+        return "" if same and torch.equal(saved.double().nan_to_num(), held.double().nan_to_num()) else place
+    if isinstance(saved, dict):
+        if set(saved) != set(held):
+            return f"{place} keys"
+        return next(filter(None, (_differs(saved[key], held[key], f"{place}.{key}") for key in saved)), "")
+    return "" if saved == held else place
+
+
+def groups(job: Job) -> Outcome:
+    """Save what a run of an architecture would save, optimizer state left out."""
+    import torch
+    from ultralytics import __version__
+    from ultralytics.cfg import get_cfg
+    from ultralytics.engine.trainer import BaseTrainer
+    from ultralytics.utils import DEFAULT_CFG
+
+    network: Any = described(job["network"])
+    trainer: Any = object.__new__(BaseTrainer)
+    trainer.args = get_cfg(DEFAULT_CFG, {"optimizer": job["optimizer"], "epochs": 5, "model": job["network"]})
+    trainer.data = {"nc": 80}
+    trainer.model = network
+    trainer.train_loader = [None] * 100
+    optimizer = trainer.build_optimizer(network, name=job["optimizer"], lr=0.01, momentum=0.9, decay=5e-4)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)  # adds initial_lr, as in a run
+    content = {
+        "epoch": 1,
+        "model": None,
+        "ema": network.half().eval(),
+        "updates": 10,
+        "optimizer": optimizer.state_dict(),
+        "train_args": vars(trainer.args),
+        "version": __version__,
+    }
+    torch.save(content, job["target"])
+    return {"kind": "saved", "parameters": sum(value.numel() for value in network.parameters())}
+
+
+def accepts(job: Job) -> Outcome:
+    """Which of the saved arguments, each replaced by each of some values, the trainer's own check lets pass."""
+    from ultralytics.cfg import get_cfg
+
+    saved = job["arguments"]
+    passed = []
+    for name in saved:
+        for index, value in enumerate(job["values"]):
+            try:
+                get_cfg({**saved, name: value})
+                passed.append([name, index])
+            except Exception:  # whatever it raises, it stops
+                traceback.print_exc(limit=-1)
+    return {"kind": "tried", "passed": passed, "saved": saved}
+
+
+def arguments(job: Job) -> Outcome:
+    """The saved arguments of a checkpoint."""
+    from ultralytics.nn.tasks import torch_safe_load
+
+    return {"kind": "read", "arguments": torch_safe_load(job["path"])[0]["train_args"]}
+
+
+def described(network: str) -> Any:
+    """Build a network from its description, by the class of model its name tells."""
+    import ultralytics
+
+    signs = {"rtdetr": "RTDETR", "world": "YOLOWorld", "yoloe": "YOLOE"}
+    kind = next((kind for sign, kind in signs.items() if sign in Path(network).name), "YOLO")
+    return getattr(ultralytics, kind)(network).model
+
+
+JOBS = {
+    "accepts": accepts,
+    "arguments": arguments,
+    "train": train,
+    "edit": edit,
+    "graft": graft,
+    "go_on": go_on,
+    "resume": resume,
+    "groups": groups,
+}
+reply_to = -1
+
+
+def reply(outcome: Outcome) -> None:
+    """Send an outcome from a job's process to the one that waits for it."""
+    os.write(reply_to, json.dumps(outcome).encode() + b"\n")
+
+
+def run(job: Job) -> Outcome:
+    """Do one job in a fork and return what it said before it ended, in whatever way it did."""
+    global reply_to
+    reading, reply_to = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        signal.alarm(LONGEST_JOB)
+        try:
+            reply(JOBS[job["do"]](job))
+        except BaseException as error:
+            traceback.print_exc()
+            reply({"kind": "failed", "message": f"{type(error).__name__}: {error}"[:400]})
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(reply_to)
+    with os.fdopen(reading) as pipe:
+        said = pipe.readline()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if said:
+        return dict(json.loads(said))
+    return {"kind": "stopped" if status == STOPPED_DEAD else "failed", "message": f"exit status {status}"}
+
+
+def warm_up() -> None:
+    """Import before the first fork what every job would import behind it."""
+    import matplotlib.pyplot
+    import torch
+    import ultralytics.models  # noqa: F401
+
+    matplotlib.use("agg")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # imports half of torch
+    torch.use_deterministic_algorithms(False)
+
+
+def main() -> None:
+    """Answer jobs until the pipe is closed."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    warm_up()
+    for line in sys.stdin:
+        job = json.loads(line)
+        print("job", line, flush=True)
+        outcome = run(job)
+        print("outcome", outcome, flush=True)
+        answers.write(json.dumps(outcome) + "\n")
+
+
+if __name__ == "__main__":
+    main()
