@@ -141,7 +141,7 @@ class FileSource:
 
 def open_source(path: str | os.PathLike[str]) -> FileSource:
     """Open a regular file; raises ``CkptError`` saying why a path can't be opened."""
-    where = Path(path).expanduser()
+    where = Path(os.path.expanduser(path))
     try:
         mode = os.stat(where).st_mode  # before opening: opening a pipe would wait for its writer
         if stat.S_ISDIR(mode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckpt_tools.findings import CATALOGUE, Code
+from ckpt_tools.findings import CATALOGUE, Code, example
 
 HEAD = """# Findings
 
@@ -39,7 +39,7 @@ def page() -> str:
 def section(entry: Code) -> str:
     """One finding: what it says, what it means, how to fix it."""
     verdict = f", verdict `{entry.verdict}`" if entry.verdict else ""
-    remedy = entry.remedy.replace("{path}", "FILE").replace("{folder}", "FOLDER")
+    remedy = example(entry.remedy)
     return (
         f"### {entry.code} {entry.slug}\n\n*{entry.severity}{verdict}* — “{entry.message}”\n\n"
         f"{entry.explanation}\n\n{entry.cure} Next: `{remedy}`\n"

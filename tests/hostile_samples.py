@@ -382,7 +382,6 @@ KNOWN_NAMES_MISUSED: Mapping[str, Builder] = {
     "setting_written": zipped(
         lambda canary: name("ultralytics.utils", "SETTINGS") + text("runs_dir") + path(canary) + SETITEM
     ),
-    "trainer_class_given_path": zipped(lambda canary: call(name("ultralytics", "YOLO"), path(canary))),
     "trainer_class_constructed": zipped(
         lambda canary: call(
             name("ultralytics.nn.tasks", "DetectionModel"),

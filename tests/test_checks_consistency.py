@@ -120,16 +120,17 @@ class TestLayers:
 
 
 class TestClasses:
-    @pytest.mark.parametrize(
-        ("changes", "source"),
-        [({"nc": 5}, "nc"), ({"names": ["a", "b", "c"]}, "names"), ({"names": {0: "a"}}, "names")],
-    )
-    def test_number_of_classes_must_be_that_of_the_head(
-        self, changes: dict[str, Any], source: str, verified: Verify
-    ) -> None:
-        report = verified(ultralytics_checkpoint(ema=detector(**changes)))
+    def test_number_of_classes_must_be_that_of_the_head(self, verified: Verify) -> None:
+        report = verified(ultralytics_checkpoint(ema=detector(nc=5)))
         assert report.verdict is Verdict.INCOMPLETE
-        assert f"2 classes, {source} says" in found(report, "class-count").message
+        assert "2 classes, nc says 5" in found(report, "class-count").message
+
+    @pytest.mark.parametrize("names", [["a", "b", "c"], {0: "a"}])
+    def test_names_that_do_not_fit_the_head_are_a_warning(self, names: Any, verified: Verify) -> None:
+        """The trainer takes the names from the data set, so it resumes."""
+        report = verified(ultralytics_checkpoint(ema=detector(names=names)))
+        assert report.verdict is Verdict.RESUMABLE
+        assert f"names lists {len(names)}" in found(report, "class-names").message
 
     @pytest.mark.parametrize("names", [["a", "b"], {0: "a", 1: "b"}, None])
     def test_names_as_list_or_mapping_are_fine(self, names: Any, verified: Verify) -> None:

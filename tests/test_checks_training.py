@@ -74,9 +74,16 @@ def test_a_run_is_over_when_its_last_epoch_is_done(epoch: int, epochs: int, done
 
 
 def test_optimizer_auto_is_a_warning_that_names_the_kind(verified: Verify) -> None:
-    report = verified(ultralytics_checkpoint(train_args={"epochs": 5, "optimizer": "auto"}), target=TARGET)
-    assert report.verdict is Verdict.RESUMABLE
+    args = {"epochs": 5, "optimizer": "auto"}
+    report = verified(ultralytics_checkpoint(train_args=args, version="8.3.200"), target="ultralytics==8.3.200")
     assert "SGD" in messages(report)["optimizer-auto"]
+
+
+def test_auto_that_can_not_choose_the_saved_optimizer_again_is_incomplete(verified: Verify) -> None:
+    """8.4.190 chooses between AdamW and MuSGD; the state of SGD fails at the first step."""
+    report = verified(ultralytics_checkpoint(train_args={"epochs": 5, "optimizer": "auto"}), target=TARGET)
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "SGD" in messages(report)["optimizer-misfit"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, find
 from ckpt_tools.layouts import Part, Recognised, recognise
 from ckpt_tools.pickles import MOST_BYTES, Pickle, read_pickle
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
-from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source
+from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import TensorRef, resolve_tensors
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
@@ -139,7 +139,7 @@ def _empty(checkpoint: Checkpoint, sink: Sink) -> None:
 
 
 def _zeros(checkpoint: Checkpoint, sink: Sink) -> None:
-    sink(finding("all-zeros", size=checkpoint.source.size))
+    sink(finding("all-zeros", count=zero_tail(checkpoint.source), size=checkpoint.source.size))
 
 
 def _zip(checkpoint: Checkpoint, sink: Sink) -> None:

@@ -32,11 +32,11 @@ class Context:
 
 
 def release(version: str | None) -> tuple[int, ...]:
-    """The numbers of a version, ``8.4.190`` as ``(8, 4, 190)``; empty where there is none."""
+    """The numbers of a version, ``8.4.190`` as ``(8, 4, 190)``, ``8.4`` as ``(8, 4, 0)``; empty where there is none."""
     numbers: list[int] = []
     for part in (version or "").split("+")[0].split("."):
         digits = part[: next((i for i, c in enumerate(part) if not c.isdigit()), len(part))]
         if not digits:
             break
         numbers.append(int(digits[:9]))
-    return tuple(numbers)
+    return tuple(numbers + [0] * (3 - len(numbers))) if numbers else ()

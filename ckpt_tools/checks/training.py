@@ -7,11 +7,13 @@ from typing import Any
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.context import Context, release
+from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import check_optimizer, check_state
 from ckpt_tools.findings import Finding, Verdict, finding
 from ckpt_tools.layouts import Part, Recognised, optimizer_groups, optimizer_state
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.layouts.ultralytics import resume_rules
+from ckpt_tools.pickles import is_mapping
 
 __all__ = ["check_training", "is_weights"]
 
@@ -36,6 +38,9 @@ def check_training(checkpoint: Checkpoint, context: Context) -> Iterator[Finding
         yield finding("stripped", progress=_trained(found))
         yield from _trap(found, context)
         return
+    hollow = [name for part in found.weights for name, tensor in part.tensors.items() if tensor.layout == "meta"]
+    if hollow:
+        yield finding("meta-tensors", hollow[0], count=len(hollow), tensors=few(hollow))
     yield from _optimizer(checkpoint, found, context)
     yield from _epoch(checkpoint, found)
     yield from _roles(found)
@@ -79,7 +84,7 @@ def _trained(found: Recognised) -> str:
 
 def _optimizer(checkpoint: Checkpoint, found: Recognised, context: Context) -> Iterator[Finding]:
     parts = found.role("optimizer")
-    usable = [part for part in parts if not _hollow(part)]
+    usable = [part for part in parts if not _hollow(part) and (is_mapping(part.node) or not found.layout.module)]
     if usable:
         for part in usable:
             if optimizer_groups(part.node) and not optimizer_state(part.node) and _keeps_state(part):
@@ -96,7 +101,7 @@ def _optimizer(checkpoint: Checkpoint, found: Recognised, context: Context) -> I
         how = (
             ("is None" if announced.form == "none" else "is empty")
             if announced
-            else ("is empty" if parts else "is absent")
+            else (_fault(parts[0]) if parts else "is absent")
         )
         if found.layout.name == "deepspeed" and announced:
             if _shards_beside(checkpoint, found):
@@ -108,6 +113,11 @@ def _optimizer(checkpoint: Checkpoint, found: Recognised, context: Context) -> I
         yield finding("part-without-optimizer", others[0].path, what=ROLE_WORDS[others[0].role].split(" ", 1)[1])
 
 
+def _fault(part: Part) -> str:
+    """Why an optimizer that is there is of no use."""
+    return "can't be loaded" if optimizer_groups(part.node) else "is empty"
+
+
 def _shards_beside(checkpoint: Checkpoint, found: Recognised) -> bool:
     """DeepSpeed under ZeRO: one optimizer file per data-parallel rank lies beside the model states."""
     world = found.value("dp_world_size")
@@ -116,10 +126,10 @@ def _shards_beside(checkpoint: Checkpoint, found: Recognised) -> bool:
 
 
 def _hollow(part: Part) -> bool:
-    """An optimizer that has neither groups nor state in any form."""
+    """An optimizer without groups, or whose state is no mapping: torch can load neither."""
     content = dict_of(part.node)
     if "param_groups" in content:
-        return not optimizer_groups(part.node)
+        return not optimizer_groups(part.node) or not (dict_of(content.get("state")) or content.get("state") == {})
     return not content and not part.tensors
 
 
@@ -171,7 +181,7 @@ def _roles(found: Recognised) -> Iterator[Finding]:
     first = next(iter(found.role("ema") or found.role("model")), None)
     if found.layout.module and first is not None and first.form != "module":
         yield finding("missing-role", first.path, role=f"a pickled model ({first.path} is a {first.form})")
-    if found.layout.name == "ultralytics" and found.role("ema") and type(found.value("updates")) is not int:
+    if found.layout.name == "ultralytics" and found.role("ema") and not found.has("updates"):
         yield finding("no-ema-counter", "updates")
 
 

@@ -9,7 +9,7 @@ import typer
 
 from ckpt_tools.cli.guard import YES
 from ckpt_tools.cli.render import paint, print_json, say
-from ckpt_tools.findings import BY_SLUG, CATALOGUE, CkptError, Code, lookup
+from ckpt_tools.findings import BY_SLUG, CATALOGUE, CkptError, Code, example, lookup
 
 __all__ = ["explain"]
 
@@ -58,8 +58,8 @@ def _print(entry: Code) -> None:
     verdict = f", verdict {entry.verdict}" if entry.verdict else ", never changes the verdict"
     say(f"{paint(entry.code, bold=True)} {entry.slug} ({entry.severity}{verdict})")
     say()
-    say(textwrap.fill(entry.explanation, 88))
+    say(textwrap.fill(entry.explanation, 88, break_on_hyphens=False))
     say()
-    say(textwrap.fill(entry.cure, 88))
+    say(textwrap.fill(entry.cure, 88, break_on_hyphens=False))
     say()
-    say(f"Next: {entry.remedy.replace('{path}', 'FILE').replace('{folder}', 'FOLDER')}")
+    say(f"Next: {example(entry.remedy)}")

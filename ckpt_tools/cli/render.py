@@ -14,7 +14,7 @@ import typer
 
 from ckpt_tools.findings import escape
 
-__all__ = ["COLOURS", "bytes_text", "paint", "print_json", "progress_bar", "say", "shown"]
+__all__ = ["COLOURS", "bytes_text", "command", "paint", "print_json", "progress_bar", "say", "shown"]
 
 COLOURS = {
     "resumable": "green",
@@ -28,6 +28,7 @@ COLOURS = {
     "warning": "yellow",
     "note": "blue",
 }
+LONGEST_COMMAND = 16_384  # characters; several times the longest path there is
 LONGEST_INTEGER = 1024  # bits; beyond that Python refuses to write it in decimal sooner or later
 SHOW_BAR_FROM = 256 << 20  # bytes; less is done before a bar could be read
 
@@ -47,6 +48,11 @@ def say(text: str = "") -> None:
 def shown(value: object) -> str:
     """A value from a file, safe for a terminal."""
     return escape(value)
+
+
+def command(text: str) -> str:
+    """A command to type that holds a path from outside, safe for a terminal however long it is."""
+    return escape(text, LONGEST_COMMAND)
 
 
 def print_json(command: str, content: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from ckpt_tools.cli.guard import FINISHED, NO, USAGE, YES, worst
 from ckpt_tools.cli.paths import expand
-from ckpt_tools.cli.render import COLOURS, paint, print_json, progress_bar, say, shown
+from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
 from ckpt_tools.verbs.verify import Report, parse_target
 from ckpt_tools.verbs.verify import verify as verify_file
@@ -114,10 +114,19 @@ def _run(files: list[str], options: _Options, jobs: int) -> Iterator[Report]:
         return
     from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(
-            _one, files, [tuple(options)] * len(files), chunksize=max(1, min(16, len(files) // (4 * workers)))
-        )
+    chunk = max(1, min(16, len(files) // (4 * workers)))
+    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    try:
+        yield from pool.map(_one, files, [tuple(options)] * len(files), chunksize=chunk)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of the terminal; only the one that prints may act on it."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _known_condition(text: str) -> str:
@@ -157,8 +166,8 @@ def _print_report(report: Report) -> None:
     for fact in report.findings:
         label = paint(str(fact.severity), COLOURS[str(fact.severity)])
         say(f"  {label} {fact.code} {fact.slug}: {fact.message}{_place(fact)}")
-        say(f"      > {fact.remedy}")
-    say(f"next: {_next(report)}")
+        say(f"      > {command(fact.remedy)}")
+    say(f"next: {command(_next(report))}")
 
 
 def _place(fact: Finding) -> str:
@@ -214,4 +223,4 @@ def _print_summary(reports: list[Report]) -> None:
     say(f"{len(reports)} files: {parts}")
     worst_report = next((report for word in Verdict for report in reports if report.verdict is word), None)
     if worst_report is not None and worst_report.verdict is not Verdict.RESUMABLE:
-        say(f"next: ckpt verify {shlex.quote(worst_report.path)}")
+        say(f"next: {command(f'ckpt verify {shlex.quote(worst_report.path)}')}")

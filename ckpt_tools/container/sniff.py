@@ -92,7 +92,8 @@ def sniff(source: Source) -> Kind:
         return EMPTY
     if head[:4] == b"PK\3\4"[: len(head)] or (head[:2] == b"PK" and find_end(source)):
         return ZIP
-    if not head.strip(b"\0") and zero_tail(source) == source.size:
+    begun = head.rstrip(b"\0")
+    if any(sign.startswith(begun) for sign in (b"PK\3", b"\x80")) and zero_tail(source) == source.size - len(begun):
         return ZEROS
     if re.match(rb"\x80[\x00-\x05]", head) or head == b"\x80":
         return PICKLE

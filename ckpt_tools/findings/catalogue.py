@@ -8,11 +8,12 @@ of the case; ``explanation`` and ``cure`` are what ``ckpt explain`` prints and `
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ckpt_tools.findings.words import Severity, Verdict
 
-__all__ = ["BY_CODE", "BY_SLUG", "CATALOGUE", "Code", "lookup"]
+__all__ = ["BY_CODE", "BY_SLUG", "CATALOGUE", "Code", "example", "lookup"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT001", "empty-file", ERROR, DAMAGED, "the file is empty",
          "The file was created and nothing was written into it: the disk was full, or the process died between "
          "opening and writing. torch says `EOFError: Ran out of input`.", OLDER, SIBLINGS),
-    Code("CKPT002", "all-zeros", ERROR, DAMAGED, "all {size} bytes are zero",
+    Code("CKPT002", "all-zeros", ERROR, DAMAGED, "{count} of its {size} bytes are zero",
          "The file system kept the length but not the contents, as after a power cut before the data reached the "
          "disk, or a download that only reserved its space.", OLDER, SIBLINGS),
     Code("CKPT003", "not-a-checkpoint", ERROR, FOREIGN, "this is {what}, not a PyTorch checkpoint",
@@ -244,6 +245,9 @@ CATALOGUE: tuple[Code, ...] = (
          "Resume with amp as it was, or with a newer version.", LOOK),
     Code("CKPT518", "sibling", NOTE, None, "nearest file that can be resumed: {name} (epoch {epoch})",
          "Another file of the same run still has everything a resume needs.", "Resume from it.", "ckpt verify {sibling}"),
+    Code("CKPT519", "meta-tensors", ERROR, INCOMPLETE, "{count} weights are meta tensors, shapes without values: {tensors}",
+         "They were saved from a model whose weights had not been filled in (deferred or sharded loading).",
+         "Save the model after its weights are loaded.", TENSORS),
     # 6 safety
     Code("CKPT601", "dangerous-call", ERROR, UNSAFE, "loading it would run {what}: {why}",
          "A pickle is a program. This one names something that does more than rebuild tensors and settings.",
@@ -293,6 +297,12 @@ CATALOGUE: tuple[Code, ...] = (
 
 BY_CODE: dict[str, Code] = {entry.code: entry for entry in CATALOGUE}
 BY_SLUG: dict[str, Code] = {entry.slug: entry for entry in CATALOGUE}
+
+
+def example(remedy: str) -> str:
+    """A remedy without a file at hand: ``{path}`` becomes ``FILE``, other placeholders their names in capitals."""
+    named = remedy.replace("{path}", "FILE")
+    return re.sub(r"\{(\w+)\}", lambda found: found.group(1).upper(), named)
 
 
 def lookup(text: str) -> Code | None:

@@ -108,13 +108,13 @@ def decide(findings: Iterable[Finding], otherwise: Verdict = Verdict.RESUMABLE) 
     return next((verdict for verdict in Verdict if verdict in present), otherwise)
 
 
-def escape(value: object) -> str:
+def escape(value: object, longest: int = LONGEST_TEXT) -> str:
     """Text from a file made safe for a terminal: control and bidirectional characters escaped, length bounded."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1024:
         return f"<integer of {value.bit_length()} bits>"
     text = value if isinstance(value, str) else str(value)
-    if len(text) > LONGEST_TEXT:
-        text = text[: LONGEST_TEXT - 1] + "…"
+    if len(text) > longest:
+        text = text[: longest - 1] + "…"
     return _UNPRINTABLE.sub(
         lambda found: found.group().encode("unicode_escape", "backslashreplace").decode("ascii"), text
     )

@@ -31,8 +31,9 @@ DEEPEST = 5  # levels of mappings looked into
 WIDEST = 64  # elements of a list looked into
 
 # The role a key suggests, for what structure alone can't tell; the first that matches any part of the path wins.
+RNG = re.compile(r"rng|random_state|^seed_state$", re.I)
 ROLE_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("rng", re.compile(r"rng|random_state|^seed_state$", re.I)),
+    ("rng", RNG),
     ("ema", re.compile(r"(^|[._])(model_?)?ema|averag|(^|[._])swa|teacher|shadow|polyak", re.I)),
     (
         "other",
@@ -206,8 +207,8 @@ def _form(node: Node, tensors: Mapping[int, TensorRef], path: str) -> str:
     if id(node) in tensors:
         tensor = tensors[id(node)]
         is_rng = tensor.dtype.name == "uint8" and len(tensor.shape) == 1 and tensor.shape[0] in (16, CPU_RNG_BYTES)
-        return "rng" if is_rng or (path and ROLE_WORDS[0][1].search(path)) else ("" if path else "tensor")
-    if path and ROLE_WORDS[0][1].search(path.rsplit(".", 1)[-1]) and node is not None:
+        return "rng" if is_rng or (path and RNG.search(path)) else ("" if path else "tensor")
+    if path and RNG.search(path.rsplit(".", 1)[-1]) and node is not None:
         return "rng"
     built = isinstance(node, Call) and bool(node.states)  # a pickled optimizer or scheduler object, not its state dict
     keys = {key for key in dict_of(node) if isinstance(key, str)} if built or is_mapping(node) else set()
@@ -225,7 +226,7 @@ def _is_state_dict(node: Node, tensors: Mapping[int, TensorRef]) -> bool:
     values = [value for key, value in pairs_of(node)]
     if not all(isinstance(key, str) for key, _ in pairs_of(node)):
         return False
-    held = [tensors[id(value)] for value in values if id(value) in tensors]
+    held = [tensors[id(value)] for key, value in pairs_of(node) if id(value) in tensors and not RNG.search(key)]
     return len(held) * 10 >= len(values) * 6 and any(tensor.shape for tensor in held)
 
 

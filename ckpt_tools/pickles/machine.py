@@ -22,6 +22,7 @@ MOST_OPCODES = 6_000_000  # about 0.5 GB of nodes; a YOLOv8n checkpoint has 45 t
 MOST_BYTES = 256 << 20  # bytes of one pickle, without the tensors beside it
 MOST_DIGITS = 4_000  # of an integer written as decimal text
 LONGEST_FIXED_OPCODE = 9  # bytes: an opcode with an argument of eight
+MOST_KEY_BITS = 1024  # of an integer as a dictionary key: it is shown in decimal
 MOST_WIDE_KEYS = 1_000  # integers over 60 bits as dictionary keys: they can be made to collide
 
 
@@ -124,6 +125,8 @@ class Machine:
         if kind is tuple:
             flat = len(value) <= 64 and all(type(item) in SCALARS for item in value)
             return value if flat else Opaque(value)
+        if kind is int and value.bit_length() > MOST_KEY_BITS:
+            return Opaque(value)
         if kind is int and value.bit_length() > 60:
             self.wide_keys += 1
             if self.wide_keys > MOST_WIDE_KEYS:
@@ -353,7 +356,7 @@ def _set(m: Machine, items: list[Node]) -> None:
             target[m.key(items[index])] = items[index + 1]
     elif isinstance(target, Call):
         target.pairs = target.pairs if target.pairs is not None else []
-        target.pairs.extend(zip(items[::2], items[1::2]))
+        target.pairs.extend(zip(map(m.key, items[::2]), items[1::2]))
     else:
         m.pickle.mutated.append((target, m.start))
 

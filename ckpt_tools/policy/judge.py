@@ -15,12 +15,22 @@ from enum import Enum
 
 from ckpt_tools.pickles import Call, GlobalRef, Pickle
 from ckpt_tools.pickles.nodes import Node, is_mapping
-from ckpt_tools.policy.known import CLASS_TREES, KNOWN, OLD_STDLIB, RULES, WELL_KNOWN
+from ckpt_tools.policy.known import (
+    BIT_GENERATORS,
+    CLASS_TREES,
+    ENUMS,
+    KNOWN,
+    OLD_STDLIB,
+    REBUILDERS,
+    RULES,
+    WELL_KNOWN,
+)
 
 __all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of"]
 
 STDLIB = frozenset(sys.stdlib_module_names) | OLD_STDLIB
 MOST_ELEMENTS = 1 << 24
+MOST_ARGUMENTS = 100_000
 GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
 IDENTIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 TREES = re.compile("(" + "|".join(re.escape(tree) for tree in CLASS_TREES) + r")(\.|$)")
@@ -73,9 +83,9 @@ def tier_of(module: str, name: str, called: bool) -> tuple[Tier, str]:
     package = package_of(module)
     if package in STDLIB and package != "__main__":
         return Tier.DANGEROUS, "it belongs to the standard library and is no plain data"
-    first = name.split(".", 1)[0]
-    if "." in name and (not _capwords(first) or package in WELL_KNOWN):
-        return Tier.DANGEROUS, "the dotted name reaches into another module"
+    inside = name.split(".")
+    if len(inside) > 1 and (package in WELL_KNOWN or TREES.match(module) or not all(map(_capwords, inside))):
+        return Tier.DANGEROUS, "the dotted name reaches into another object"
     if _capwords(name) and TREES.match(module):
         return Tier.KNOWN, ""
     if package == "__torch__":  # TorchScript's own type names
@@ -99,6 +109,10 @@ def judge_pickle(pickle: Pickle) -> tuple[list[Judgement], list[bytes]]:
         what = target.path if isinstance(target, GlobalRef) else type(target).__name__
         if isinstance(target, GlobalRef):
             uses.found.append(Judgement(Tier.DANGEROUS, what, "it changes a module or class in place", position))
+    for call in pickle.calls if uses.fetches else ():
+        if call.path in GETATTR and (call.states or call.items or call.pairs):
+            why = "it changes an attribute fetched by name"
+            uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
     for extension in pickle.extensions:
         why = "what an extension code means depends on the reading program"
         uses.found.append(Judgement(Tier.DANGEROUS, f"extension {extension.code}", why, extension.position))
@@ -135,6 +149,8 @@ def _judge_call(call: Call, uses: _Uses) -> None:
         uses.calls.setdefault(id(callee), call)
     rule = _rule_of(callee.module, callee.name)
     problem = _rules[rule](call, uses) if rule else ""
+    if rule != "built_bare":
+        uses.called.update(map(id, _names_handed_over(call)))
     if problem or (uses.fetches and _hands_attribute_over(call)):
         why = problem or "an attribute fetched by name is handed to a call"
         uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
@@ -154,21 +170,44 @@ def _dill_container(call: Call, uses: _Uses) -> bool:
 
 
 def _hands_attribute_over(call: Call) -> bool:
-    """Whether the result of ``getattr`` is an argument: the function called could call it."""
-    args = call.args if isinstance(call.args, tuple) else ()
-    inner = [part for arg in args[:16] if isinstance(arg, (tuple, list)) for part in arg[:16]]
-    return any(isinstance(arg, Call) and arg.path in GETATTR for arg in (*args[:16], *inner))
+    """Whether the result of ``getattr`` is somewhere in the arguments: the function called could call it."""
+    waiting: list[Node] = [call.args]
+    for _ in range(MOST_ARGUMENTS):
+        if not waiting:
+            return False
+        node = waiting.pop()
+        if isinstance(node, Call):
+            if node.path in GETATTR:
+                return True
+        elif isinstance(node, (tuple, list)):
+            waiting.extend(node)
+        elif isinstance(node, dict):
+            waiting.extend(node.values())
+    return True  # more arguments than anybody's data has
+
+
+def _names_handed_over(call: Call) -> Iterator[GlobalRef]:
+    """The names among a call's arguments: a known function may call what it is given."""
+    for argument in call.args if isinstance(call.args, tuple) else ():
+        if isinstance(argument, GlobalRef):
+            yield argument
+        elif isinstance(argument, tuple):
+            yield from (part for part in argument if isinstance(part, GlobalRef))
 
 
 def _built_bare(call: Call, uses: _Uses) -> str:
-    """A class known by its module tree is made without arguments and then filled; an enum gets one plain value."""
+    """A class known by its module tree is made without running its constructor; an enumeration gets one value."""
     ref = call.target
-    args = call.args if isinstance(call.args, tuple) else ()
-    if not args or (len(args) == 1 and isinstance(args[0], (str, int, float))) or call.kind.startswith("newobj"):
+    if call.kind.startswith("newobj") or ref is None or tier_of(ref.module, ref.name, True)[0] is not Tier.KNOWN:
         return ""
-    if ref is None or tier_of(ref.module, ref.name, True)[0] is not Tier.KNOWN:
-        return ""
-    return "a layer or settings class is called with arguments, which runs its constructor"
+    args = call.args if isinstance(call.args, tuple) else (None, None)
+    if (ref.module, ref.name) in ENUMS:
+        return "" if len(args) == 1 and isinstance(args[0], (str, int)) else "an enumeration has one plain value"
+    if (ref.module, ref.name) == ("torch.nn.parameter", "UninitializedParameter"):
+        return (
+            "" if all(isinstance(arg, (bool, GlobalRef, Call)) for arg in args) else "its arguments are no plain data"
+        )
+    return "a layer or settings class is called, which runs its constructor"
 
 
 def _latin1(call: Call, uses: _Uses) -> str:
@@ -209,9 +248,9 @@ def _first_called(call: Call, uses: _Uses) -> str:
         if isinstance(function, GlobalRef):
             uses.called.add(id(function))
             uses.calls.setdefault(id(function), call)
-            if RULES.get((function.module, function.name), "value_only") != "value_only":
-                inner = Call(function, _later_arguments(call), "reduce", call.position)
-                problem = _rules[RULES[function.module, function.name]](inner, uses)
+            rule = _rule_of(function.module, function.name)
+            if rule not in LATER_HARMLESS:
+                problem = _rules[rule](Call(function, _later_arguments(call), "reduce", call.position), uses)
                 if problem:
                     return problem
         elif isinstance(function, Call) and function.path != "functools.partial":
@@ -219,14 +258,15 @@ def _first_called(call: Call, uses: _Uses) -> str:
     return ""
 
 
+# Rules that say nothing about a callable which is only kept, or whose object is made without its constructor.
+LATER_HARMLESS = ("", "value_only", "built_bare")
+
+
 def _handed_over(call: Call) -> Iterator[Node]:
     if isinstance(call.args, tuple) and call.args:
         yield call.args[0]
         if call.path.endswith("._reconstructor"):
             yield from call.args[1:2]  # the base class makes the object
-        nested = call.args[2] if len(call.args) > 2 else None
-        if "._rebuild_from_type" in call.path and isinstance(nested, tuple):
-            yield from (part for part in nested[:1] if isinstance(part, GlobalRef))
     for state in call.states or ():  # functools.partial.__setstate__((function, args, kwargs, dict))
         if isinstance(state, tuple) and state:
             yield state[0]
@@ -234,13 +274,31 @@ def _handed_over(call: Call) -> Iterator[Node]:
 
 def _later_arguments(call: Call) -> Node:
     """What the callable handed to ``call`` would be called with."""
-    if not isinstance(call.args, tuple):
-        return ()
-    if "._rebuild_from_type" in call.path:
-        return call.args[2] if len(call.args) > 2 else ()
-    if call.path.endswith("defaultdict") or call.path.endswith("_reconstructor"):
+    if not isinstance(call.args, tuple) or call.path.endswith(("defaultdict", "_reconstructor")):
         return ()
     return call.args[1:]
+
+
+def _rebuilder(call: Call, uses: _Uses) -> str:
+    """``_rebuild_from_type_v2(function, type, args, state)`` calls the function: only torch's own may stand there."""
+    match call.args:
+        case (GlobalRef() as function, GlobalRef(), *_) if (function.module, function.name) in REBUILDERS:
+            return ""
+    return "it calls something that rebuilds no tensor"
+
+
+def _bit_generator(call: Call, uses: _Uses) -> str:
+    """numpy's random states name their bit generator, or hand its class over."""
+    args = call.args if isinstance(call.args, tuple) else (None,)
+    maker = ("numpy.random._pickle", "__bit_generator_ctor")
+    for arg in args:
+        named = isinstance(arg, GlobalRef) and (
+            (arg.module, arg.name) in BIT_GENERATORS or (arg.module, arg.name) == maker
+        )
+        made = isinstance(arg, Call) and arg.target is not None and (arg.target.module, arg.target.name) == maker
+        if not (named or made or isinstance(arg, str)):
+            return "it calls something that is no bit generator"
+    return ""
 
 
 def _modest(call: Call, uses: _Uses) -> str:
@@ -266,6 +324,8 @@ def _empty_array(call: Call, uses: _Uses) -> str:
 
 
 _rules = {
+    "rebuilder": _rebuilder,
+    "bit_generator": _bit_generator,
     "built_bare": _built_bare,
     "modest": _modest,
     "value_only": _value_only,

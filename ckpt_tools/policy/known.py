@@ -6,7 +6,7 @@ classes in CapWords below the prefixes of :data:`CLASS_TREES`.
 
 from __future__ import annotations
 
-__all__ = ["CLASS_TREES", "KNOWN", "OLD_STDLIB", "RULES", "WELL_KNOWN"]
+__all__ = ["BIT_GENERATORS", "CLASS_TREES", "ENUMS", "KNOWN", "OLD_STDLIB", "REBUILDERS", "RULES", "WELL_KNOWN"]
 
 
 def _names(module: str, names: str) -> set[tuple[str, str]]:
@@ -46,6 +46,30 @@ _FUNCTIONAL = (
     "batch_norm embedding cosine_similarity scaled_dot_product_attention"
 )
 
+# numpy's sources of random bits, by the modules they live in.
+BIT_GENERATORS: frozenset[tuple[str, str]] = frozenset(
+    _names("numpy.random._mt19937", "MT19937")
+    | _names("numpy.random._pcg64", "PCG64 PCG64DXSM")
+    | _names("numpy.random._philox", "Philox")
+    | _names("numpy.random._sfc64", "SFC64")
+)
+
+# What may rebuild a tensor subclass: the function handed to ``_rebuild_from_type``.
+REBUILDERS: frozenset[tuple[str, str]] = frozenset(
+    _names("torch._utils", _REBUILDERS) | _names("torch.nested._internal.nested_tensor", "_rebuild_njt")
+)
+
+# Enumerations, which are pickled as a call with their value. No other class of a trainer is called with anything.
+ENUMS: frozenset[tuple[str, str]] = frozenset(
+    _names("torchvision.transforms.functional", "InterpolationMode")  # ultralytics classify
+    | _names("torchvision.tv_tensors._bounding_boxes", "BoundingBoxFormat")
+    | _names("deepspeed.runtime.zero.config", "ZeroStageEnum")
+    | _names("accelerate.utils.dataclasses", "DistributedType PrecisionType DynamoBackend")  # HF training_args.bin
+    | _names("transformers.trainer_utils", "HubStrategy IntervalStrategy SaveStrategy SchedulerType EvaluationStrategy "
+             "FSDPOption DebugOption")
+    | _names("transformers.training_args", "OptimizerNames ParallelMode")
+)  # fmt: skip
+
 KNOWN: frozenset[tuple[str, str]] = frozenset(
     _names("builtins", _BUILTINS)
     | _names("__builtin__", _BUILTINS)  # protocol 2, as torch.save writes it
@@ -55,20 +79,18 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
     | _names("datetime", "datetime date time timedelta timezone")
     | _names("pathlib", _PATHS)  # train_args of ultralytics 8.0.x
     | _names("pathlib._local", _PATHS)  # the same written by Python 3.13
-    | _names("copyreg", "__newobj__ __newobj_ex__")
-    | _names("copy_reg", "__newobj__ __newobj_ex__")
-    | _names("torch", _STORAGES + " " + _DTYPES + " " + _QUALITIES + " Size device Tensor UntypedStorage SymInt")
-    | _names("torch.cuda", _STORAGES)
-    | _names("torch.storage", _STORAGES + " UntypedStorage TypedStorage _UntypedStorage _TypedStorage")
-    | _names("torch._utils", _REBUILDERS)
+    | _names("torch", _DTYPES + " " + _QUALITIES + " Size device SymInt")
+    | _names("torch.storage", "TypedStorage _TypedStorage")
+    | REBUILDERS
     | {("torch._utils", f"torch.{name}") for name in _QUALITIES.split()}  # memory formats, as protocol 4 spells them
     | _names("torch.serialization", "_get_layout")
     | _names("torch.distributed.tensor", "DTensor Shard Replicate Partial DeviceMesh")  # FSDP2 state dicts
-    | _names("torch.distributed.tensor._dtensor_spec", "DTensorSpec TensorMeta")
+    | _names("torch.distributed.tensor._dtensor_spec", "DTensorSpec TensorMeta ShardOrderEntry")
     | _names("torch.distributed.tensor.placement_types", "Shard Replicate Partial _StridedShard")
     | _names("torch.distributed.device_mesh", "DeviceMesh")
     | _names("torch.torch_version", "TorchVersion")  # version keys
-    | _names("torch.nested._internal.nested_tensor", "NestedTensor _rebuild_njt")  # jagged tensors
+    | _names("torch.nested._internal.nested_tensor", "NestedTensor")  # jagged tensors
+    | _names("torch.distributed._mesh_layout", "_MeshLayout _FlatLayout")
     | _names("deepspeed.utils.tensor_fragment", "fragment_address tensor_fragment")  # ZeRO optimizer states
     | _names("torch.jit._pickle", "build_boollist build_doublelist build_intlist build_tensorlist restore_type_tag "
              "build_tensor_from_id")  # TorchScript
@@ -86,9 +108,7 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
     | _names("numpy.dtypes", "Float64DType Float32DType Float16DType Int64DType Int32DType Int16DType Int8DType "
              "UInt8DType UInt16DType UInt32DType UInt64DType BoolDType StrDType ObjectDType")
     | _names("numpy.random.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence")
-    | _names("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor")  # RNG states
-    | _names("numpy.random._mt19937", "MT19937")
-    | _names("numpy.random._pcg64", "PCG64")
+    | BIT_GENERATORS
 )  # fmt: skip
 
 # Names whose arguments decide; the rule functions are in judge.py.
@@ -116,17 +136,24 @@ RULES: dict[tuple[str, str], str] = {
     ("copy_reg", "__newobj__"): "first_called",
     ("copyreg", "__newobj_ex__"): "first_called",
     ("copy_reg", "__newobj_ex__"): "first_called",
-    ("torch._tensor", "_rebuild_from_type"): "first_called",  # tensor subclasses
-    ("torch._tensor", "_rebuild_from_type_v2"): "first_called",
-    ("torch.tensor", "_rebuild_from_type"): "first_called",  # torch < 1.8
+    ("torch._tensor", "_rebuild_from_type"): "rebuilder",  # tensor subclasses
+    ("torch._tensor", "_rebuild_from_type_v2"): "rebuilder",
+    ("torch.tensor", "_rebuild_from_type"): "rebuilder",  # torch < 1.8
+    ("numpy.random._pickle", "__randomstate_ctor"): "bit_generator",  # RNG states
+    ("numpy.random._pickle", "__generator_ctor"): "bit_generator",
+    ("numpy.random._pickle", "__bit_generator_ctor"): "bit_generator",
+    **{
+        (module, name): "value_only"  # named in persistent ids and as types of tensors, never called
+        for module in ("torch", "torch.cuda", "torch.storage")
+        for name in (*_STORAGES.split(), "UntypedStorage", "_UntypedStorage", "Tensor")
+    },
 }
 
 # Classes in CapWords below these modules are known: they are what the trainers put into their files.
 CLASS_TREES: tuple[str, ...] = (
     "torch.nn",
-    "torch.optim.swa_utils",
+    "torch.optim",
     "torch.ao.nn",
-    "torch.distributed",
     "ultralytics.nn",
     "ultralytics.utils.loss",
     "ultralytics.utils.tal",

@@ -15,6 +15,7 @@ from ckpt_tools.tensors.dtypes import DTYPES, Dtype, dtype_of_storage_class
 __all__ = ["StorageRef", "TensorRef", "contiguous_stride", "resolve_tensors"]
 
 
+MOST_ELEMENTS, MOST_DIMENSIONS = 1 << 63, 64  # torch's own limits
 FIRST_BYTES = 4096  # of a nested storage: enough for the pickles before its data
 
 
@@ -266,14 +267,14 @@ def _window(node: Node) -> tuple[str, int, int] | None:
 
 
 def _natural(value: Node) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < MOST_ELEMENTS
 
 
 def _size(node: Node) -> tuple[int, ...] | None:
     """A shape or stride: a tuple of natural numbers, or ``torch.Size`` of one."""
     if isinstance(node, Call) and node.path == "torch.Size" and isinstance(node.args, tuple) and node.args:
         node = node.args[0]
-    if isinstance(node, (tuple, list)) and all(_natural(length) for length in node):
+    if isinstance(node, (tuple, list)) and len(node) <= MOST_DIMENSIONS and all(_natural(length) for length in node):
         return tuple(node)
     return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from ckpt_tools.tensors.refs import TensorRef
 
 __all__ = ["Magnitudes", "Stats", "finite_peak", "nonfinite_peak", "tensor_array", "tensor_raw", "tensor_stats"]
 
+MOST_REPEATED = 1024  # times a view may hold each value of its storage
 # Largest magnitude (sign cleared) that is still finite, for the types whose rule is not "exponent all ones".
 _ODD_FINITE = {"float8_e4m3fn": 0x7E, "float8_e5m2fnuz": 0x7F, "float8_e4m3fnuz": 0x7F, "float8_e8m0fnu": 0xFE}
 
@@ -161,7 +162,14 @@ def _float8_value(
 
 
 def tensor_stats(container: Container, tensor: TensorRef) -> Stats:
-    """Statistics of a tensor's own values (views count each of their elements once)."""
+    """Statistics of a tensor's values; dimensions that only repeat the same values (stride 0) count once.
+
+    Raises ``ValueError`` for a view that repeats its values more often than any real tensor does.
+    """
+    once = tuple(1 if step == 0 and length else length for length, step in zip(tensor.shape, tensor.stride))
+    tensor = replace(tensor, shape=once)
+    if tensor.numel > MOST_REPEATED * max(tensor.span[1], 1):
+        raise ValueError("the view repeats its values too often to count them")
     values = tensor_array(container, tensor)
     if np.iscomplexobj(values):
         values = np.abs(values)

@@ -18,6 +18,7 @@ __all__ = ["args_table", "globals_table", "overview", "select_tensors", "tree", 
 
 DEEPEST = 12
 LONGEST_LIST = 64
+LARGEST_SHOWN = 1024  # bits of an integer
 METRIC_KEYS = ("best_fitness", "best_acc", "best_acc1", "loss", "acc", "metric", "best_ap", "curr_ap", "fitness")
 
 
@@ -90,6 +91,8 @@ def _metrics(checkpoint: Checkpoint) -> dict[str, Any]:
 def value_of(node: Node, depth: int = 0) -> Any:
     """A node as plain data: mappings and lists bounded in depth and length, objects by their class name."""
     node = plain(node)
+    if isinstance(node, int) and node.bit_length() > LARGEST_SHOWN:
+        return f"<integer of {node.bit_length()} bits>"
     if isinstance(node, (str, int, float, bool, type(None))):
         return node
     if depth >= DEEPEST:
