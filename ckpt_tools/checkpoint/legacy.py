@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.container import Container, Member
 from ckpt_tools.findings import Sink, finding
-from ckpt_tools.pickles import MOST_BYTES, TROUBLES, Pickle, run
+from ckpt_tools.pickles import MOST_BYTES, MOST_OPCODES, TROUBLES, Pickle, run
 from ckpt_tools.source import Source
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 
@@ -71,6 +71,13 @@ def read_stream(source: Source, sink: Sink) -> Stream:
         index = len(stream.pickles)
         if stream.legacy and index >= len(names):
             break
+        if sum(pickle.opcodes for _, pickle in stream.pickles) > MOST_OPCODES:
+            sink(
+                finding(
+                    "beyond-limits", f"byte {place}", where=f"pickle {index + 1}", why="too many opcodes", position=0
+                )
+            )
+            return stream
         following = next_pickle(source, place)
         if not stream.legacy and not looks_like_pickle(following):
             break

@@ -19,13 +19,14 @@ from ckpt_tools.container import (
     archive_kind,
     find_end,
     foreign,
+    inflate,
     member_bytes,
     read_zip,
     sniff,
 )
 from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding
 from ckpt_tools.layouts import Part, Recognised, recognise
-from ckpt_tools.pickles import MOST_BYTES, Pickle, read_pickle
+from ckpt_tools.pickles import MOST_BYTES, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import TensorRef, resolve_tensors
@@ -34,6 +35,7 @@ __all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
 
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
 MOST_NESTED = 20_000  # pickles judged per file beside the main one; a pickled module has one per storage
+PEEK = 4096  # bytes of a packed member looked at first
 MOST_MEMBERS = 1000  # members beside the storages looked into
 PICKLE_SUFFIXES = (".pkl", ".pickle")
 
@@ -218,12 +220,21 @@ def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> N
         elif member.method == STORED:
             window = WindowSource(container.source, member.offset, member.size, name)
             _nested_source(checkpoint, window, 1)
-        elif member.size <= MOST_BYTES:
+        elif _may_hold_pickle(container, member) and member.size <= MOST_BYTES:
             _nested_source(checkpoint, BytesSource(_member_data(container, member, lambda fact: None), name), 1)
     for name, member in container.alternatives:
         first = container.members.get(name)
         if first is not None and name.lower().endswith(PICKLE_SUFFIXES) and _differ(container, first, member):
             sink(finding("two-readings", name))
+
+
+def _may_hold_pickle(container: Container, member: Member) -> bool:
+    """Whether the first bytes of a packed member are those of an archive or a pickle; the rest stays packed."""
+    try:
+        head = next(inflate(container.source, member), b"")[:PEEK]
+    except MemberError:
+        return False
+    return head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or looks_like_pickle(run(head))
 
 
 def _differ(container: Container, first: Member, second: Member) -> bool:

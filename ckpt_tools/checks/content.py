@@ -58,7 +58,11 @@ def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None 
     swap = container.byteorder == "big"
     packed = sum(member.size for member in container.members.values() if member.method != STORED)
     too_much = packed > MOST_UNPACKED + UNPACKED_RATIO * checkpoint.source.size
+    read_to = 0
     for name, member in sorted(container.members.items(), key=lambda item: item[1].offset):
+        if member.offset < read_to:
+            continue  # it shares bytes with another member, which the container has reported
+        read_to = member.offset + member.stored
         held = storages.get(name[5:]) if name.startswith("data/") else None
         dtype = held[0].dtype if held and held[0].dtype.word else None
         if held and dtype is None:

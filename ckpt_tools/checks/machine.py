@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -55,7 +56,7 @@ def check_save_dir(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The run folder stored in the file against the folder the file lies in."""
     found = checkpoint.recognised
     saved = found.args.get("save_dir") if found is not None else None
-    if not isinstance(saved, str) or not saved:
+    if not isinstance(saved, str) or not saved or "\0" in saved:
         return
     folder = Path(os.path.abspath(checkpoint.path)).parent
     run = folder.parent if folder.name == "weights" else folder
@@ -65,10 +66,11 @@ def check_save_dir(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _same(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return os.path.normcase(os.path.abspath(one)) == os.path.normcase(str(other))
+    """By name alone: a path that comes from a file is not looked up unless the user asks about this machine."""
+    return os.path.normcase(os.path.abspath(one)) in (
+        os.path.normcase(other),
+        os.path.normcase(os.path.realpath(other)),
+    )
 
 
 def installed_packages(names: list[str], python: str | None, trainer: str = "") -> tuple[dict[str, bool], str | None]:
@@ -78,6 +80,13 @@ def installed_packages(names: list[str], python: str | None, trainer: str = "") 
     """
     if python is None or os.path.abspath(python) == os.path.abspath(sys.executable):
         return {name: _spec(name) for name in names}, installed_version(trainer)
+    found, version = _ask(python, tuple(names), trainer)
+    return dict(found), version
+
+
+@functools.lru_cache(maxsize=64)
+def _ask(python: str, names: tuple[str, ...], trainer: str) -> tuple[dict[str, bool], str | None]:
+    """The same from another interpreter, asked once for the same question."""
     import subprocess
 
     command = [python, "-c", PROBE, json.dumps(names), trainer]
@@ -129,7 +138,7 @@ def _data(checkpoint: Checkpoint) -> Iterator[Finding]:
     found = checkpoint.recognised
     assert found is not None
     data = found.args.get("data")
-    if not isinstance(data, str) or not data:
+    if not isinstance(data, str) or not data or "\0" in data:
         return
     path = Path(data).expanduser()
     if not path.exists() and path.name == data:
@@ -158,7 +167,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -177,7 +186,9 @@ def _model_classes(checkpoint: Checkpoint) -> int | None:
 def _device(device: Any) -> Iterator[Finding]:
     """A saved CUDA device needs that many; they are counted without asking torch."""
     wanted = (
-        [int(number) for number in re.findall(r"\d+", str(device))] if device not in (None, "", "cpu", "mps") else []
+        [int(number) for number in re.findall(r"\d{1,4}", str(device)[:100])]
+        if device not in (None, "", "cpu", "mps")
+        else []
     )
     if isinstance(device, (str, int, list)) and wanted and "cpu" not in str(device):
         present = _cuda_devices()
@@ -211,7 +222,7 @@ def _disk(checkpoint: Checkpoint) -> Iterator[Finding]:
     saved = found.args.get("save_dir") if found else None
     folder = (
         Path(saved)
-        if isinstance(saved, str) and os.path.isdir(saved)
+        if isinstance(saved, str) and "\0" not in saved and os.path.isdir(saved)
         else Path(os.path.abspath(checkpoint.path)).parent
     )
     import shutil

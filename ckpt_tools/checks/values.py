@@ -21,6 +21,7 @@ __all__ = ["check_values", "sound_weights"]
 # Tensors that may hold infinities by design: masks, anchor tables, best scores (RT-DETR, Lightning, DETR).
 BY_DESIGN = re.compile(r"mask|anchor|grid|score|proposal|kth_value|best|freqs|inf(inity)?$|metric|loss", re.I)
 STATISTICS = re.compile(r"running_(mean|var)$")
+MOST_READ_AGAIN = 64 << 20
 UNDERFLOW_SHARE = 0.001  # of a file's second moments; below that it is single dead units
 WEIGHT_NAME = re.compile(r"(^|\.)weight$")
 
@@ -49,6 +50,7 @@ class _Peaks:
         self.container = checkpoint.container
         self.content = content
         self.own: dict[int, int] = {}
+        self.budget = MOST_READ_AGAIN + checkpoint.source.size  # bytes of single tensors that are read once more
 
     def storage_peak(self, tensor: TensorRef) -> int | None:
         storage = tensor.storage
@@ -66,8 +68,9 @@ class _Peaks:
         return self.own[id(tensor)]
 
     def _own(self, tensor: TensorRef) -> int:
-        if self.container is None:
-            return 0
+        self.budget -= tensor.span[1] * tensor.dtype.size
+        if self.container is None or self.budget < 0:
+            return self.content.peaks.get(tensor.storage.key, 0) if tensor.storage else 0
         try:
             raw = tensor_raw(self.container, tensor)
         except (KeyError, MemberError):
@@ -126,6 +129,11 @@ def sound_weights(checkpoint: Checkpoint, content: Content | None) -> bool:
     return False
 
 
+def _dense(tensor: TensorRef) -> bool:
+    """Whether a tensor has no more values than its storage: no view that repeats them."""
+    return tensor.storage is not None and tensor.nbytes <= tensor.storage.nbytes
+
+
 def _underflow(checkpoint: Checkpoint, peaks: _Peaks) -> Iterator[Finding]:
     """Second moments in half precision that are zero where the first moment is not."""
     for part in checkpoint.parts:
@@ -136,6 +144,8 @@ def _underflow(checkpoint: Checkpoint, peaks: _Peaks) -> Iterator[Finding]:
         for state in optimizer_state(part.node).values():
             first, second = (checkpoint.tensors.get(id(state.get(key))) for key in ("exp_avg", "exp_avg_sq"))
             if first is None or second is None or second.dtype.size != 2 or peaks.storage_peak(second) is None:
+                continue
+            if not (_dense(first) and _dense(second)):
                 continue
             try:
                 one, two = tensor_array(peaks.container, first), tensor_array(peaks.container, second)

@@ -8,6 +8,7 @@ is whole is kept (layout of the file: ``torch/csrc/../caffe2/serialize/inline_co
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from ckpt_tools.container import ziprecords as zr
 from ckpt_tools.container.members import STORED, Container, Member
@@ -18,6 +19,8 @@ __all__ = ["read_zip"]
 
 MOST_DIRECTORY = 256 << 20  # bytes; a directory entry takes about 90
 SMALLEST_TAIL = 16  # zero bytes at the end of a file that are no accident
+MOST_MEMBERS = 1_000_000
+MOST_CANDIDATES = 100_000  # signatures inside a member that could end it; real data has hardly any
 LONGEST_GAP = 64  # bytes between two members that are read along with the next header
 Gaps = list[tuple[int, int]]
 DESCRIPTOR_LENGTHS = (0, 12, 16, 20, 24)
@@ -157,15 +160,14 @@ def _walk(source: Source, sink: Sink, end: zr.End | None) -> list[Member]:
     """Members found by their local headers alone, up to the first byte that is none."""
     members: list[Member] = []
     place = 0
-    while True:
+    while len(members) < MOST_MEMBERS:
         local = zr.parse_local(source, place)
         if local is None:
             break
         member, place = _walked(source, local, place)
         members.append(member)
         if not member.whole:
-            nearest = zr.next_signature(source, place, (zr.LOCAL,)) if place < source.size else -1
-            place = nearest if nearest >= 0 else source.size
+            place = next(zr.signatures(source, place, (zr.LOCAL,)), source.size)
     _report_loss(source, sink, members, place, end)
     return members
 
@@ -190,12 +192,8 @@ def _walked(source: Source, local: zr.Local, header: int) -> tuple[Member, int]:
 def _deferred(source: Source, local: zr.Local, name: str, header: int) -> tuple[Member, int]:
     """A member whose size follows it: look for the descriptor that fits, or the next header that is one."""
     root = local.name.split(b"/")[0] + b"/"
-    place = local.data
-    while True:
-        place = zr.next_signature(source, place, (zr.DESCRIPTOR, zr.LOCAL, zr.CENTRAL))
-        if place < 0:
-            left = max(0, source.size - local.data)
-            return Member(name, local.data, left, left, None, local.method, header, whole=False), source.size
+    candidates = zr.signatures(source, local.data, (zr.DESCRIPTOR, zr.LOCAL, zr.CENTRAL))
+    for place in islice(candidates, MOST_CANDIDATES):
         stored = place - local.data
         descriptor = zr.parse_descriptor(source.read(place, 28), 0, stored)
         if descriptor is not None and (local.method != STORED or descriptor.size == stored):
@@ -205,7 +203,8 @@ def _deferred(source: Source, local: zr.Local, name: str, header: int) -> tuple[
         following = zr.parse_local(source, place)
         if following is not None and following.name.startswith(root):
             return Member(name, local.data, stored, stored, None, local.method, header, whole=False), place
-        place += 4
+    left = max(0, source.size - local.data)
+    return Member(name, local.data, left, left, None, local.method, header, whole=False), source.size
 
 
 def _report_loss(source: Source, sink: Sink, members: list[Member], place: int, end: zr.End | None) -> None:

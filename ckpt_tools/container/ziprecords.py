@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct, unpack_from
 
@@ -16,10 +17,10 @@ __all__ = [
     "Entry",
     "Local",
     "find_end",
-    "next_signature",
     "parse_central",
     "parse_descriptor",
     "parse_local",
+    "signatures",
 ]
 
 LOCAL, CENTRAL, DESCRIPTOR, END = b"PK\3\4", b"PK\1\2", b"PK\7\x08", b"PK\5\6"
@@ -205,20 +206,16 @@ def parse_descriptor(data: bytes, place: int, stored: int) -> Descriptor | None:
     return found
 
 
-def next_signature(source: Source, start: int, wanted: tuple[bytes, ...]) -> int:
-    """Where, from ``start`` on, the next of the four-byte ``wanted`` signatures stands; -1 if nowhere."""
+def signatures(source: Source, start: int, wanted: tuple[bytes, ...]) -> Iterator[int]:
+    """Where, from ``start`` on, the four-byte ``wanted`` signatures stand, in order; each byte is read once."""
     place = start
     while place < source.size:
         window = source.read(place, BUFFER_SIZE)
         found = window.find(b"PK")
-        while found >= 0:
+        while 0 <= found <= len(window) - 4:
             if window[found : found + 4] in wanted:
-                return place + found
-            if found + 4 > len(window) and place + found + 4 <= source.size:
-                break  # the signature may go on in the next window
-            found = window.find(b"PK", found + 2)
-        step = found if found >= 0 else len(window) - 1
-        if len(window) < BUFFER_SIZE:
-            return -1
-        place += max(step, 1)
-    return -1
+                yield place + found
+            found = window.find(b"PK", found + 1)
+        if place + len(window) >= source.size:
+            return
+        place += len(window) - 3  # a signature may go on in the next window

@@ -159,34 +159,38 @@ def numpy_scalar(node: Call) -> Node:
 
 
 def find_parts(root: Node, tensors: Mapping[int, TensorRef]) -> list[Part]:
-    """Every part below ``root``, in the order of the file."""
-    return list(_search(root, tensors, "", 0))
+    """Every part below ``root``, in the order of the file. A node met before is not entered again."""
+    return list(_search(root, tensors, "", 0, set()))
 
 
-def _search(node: Node, tensors: Mapping[int, TensorRef], path: str, depth: int) -> Iterator[Part]:
+def _search(node: Node, tensors: Mapping[int, TensorRef], path: str, depth: int, seen: set[int]) -> Iterator[Part]:
     key = path.rsplit(".", 1)[-1]
     form = _form(node, tensors, path)
     if form:
         yield make_part(_role(form, path), path, form, node, tensors)
-    elif key and (
-        node is None
-        or (node in ({}, []) if isinstance(node, (dict, list)) else is_mapping(node) and not list(pairs_of(node)))
-    ):
+    elif key and _is_hollow(node):
         role = next((role for role, pattern in ANNOUNCES if pattern.search(key)), None)
         if role and depth <= 2:
             yield Part(role, path, "none" if node is None else "empty", node)
     elif ARGS_KEY.match(key) and is_args(node):
         yield Part("args", path, "args", node)
-    elif depth < DEEPEST:
+    elif depth < DEEPEST and id(node) not in seen:
+        seen.add(id(node))
         for name, child in _inside(node):
-            if id(child) != id(node):
-                yield from _search(child, tensors, f"{path}.{name}" if path else name, depth + 1)
+            yield from _search(child, tensors, f"{path}.{name}" if path else name, depth + 1, seen)
+
+
+def _is_hollow(node: Node) -> bool:
+    """``None``, or a mapping or list with nothing in it."""
+    if isinstance(node, (dict, list)):
+        return not node
+    return node is None or (is_mapping(node) and not list(pairs_of(node)))
 
 
 def _inside(node: Node) -> Iterable[tuple[str, Node]]:
     if isinstance(node, (list, tuple)):
         return ((str(index), child) for index, child in enumerate(node[:WIDEST]))
-    return ((key, child) for key, child in pairs_of(node) if isinstance(key, str))
+    return ((str(key), child) for key, child in pairs_of(node) if isinstance(key, (str, int)))
 
 
 def is_args(node: Node) -> bool:
@@ -214,11 +218,17 @@ def _form(node: Node, tensors: Mapping[int, TensorRef], path: str) -> str:
     keys = {key for key in dict_of(node) if isinstance(key, str)} if built or is_mapping(node) else set()
     if {"state", "param_groups"} <= keys or {"state", "hypers"} <= keys or "base_optimizer_state" in keys:
         return "optimizer"
-    if keys & SCHEDULER_KEYS and not keys & {"model", "net", "state_dict", "model_state_dict"}:
+    if keys & SCHEDULER_KEYS and (path or not _holds_parts(node, tensors)):
         return "scheduler"
     if {"scale", "growth_factor"} <= keys:
         return "scaler"
     return "state_dict" if keys and _is_state_dict(node, tensors) else ""
+
+
+def _holds_parts(node: Node, tensors: Mapping[int, TensorRef]) -> bool:
+    """Whether a mapping has weights or an optimizer directly in it: then it is a checkpoint, whatever its keys."""
+    forms = (_form(child, tensors, "part") for child in dict_of(node).values() if is_mapping(child) or is_module(child))
+    return any(form in ("module", "state_dict", "optimizer") for form in forms)
 
 
 def _is_state_dict(node: Node, tensors: Mapping[int, TensorRef]) -> bool:

@@ -1,6 +1,6 @@
 """Pickle bytes turned into inert nodes. Nothing a pickle names is imported or called."""
 
-from ckpt_tools.pickles.machine import MOST_BYTES, TROUBLES, Pickle, Trouble, read_pickle, run
+from ckpt_tools.pickles.machine import MOST_BYTES, MOST_OPCODES, TROUBLES, Pickle, Trouble, read_pickle, run
 from ckpt_tools.pickles.nodes import (
     Call,
     Extension,
@@ -16,6 +16,7 @@ from ckpt_tools.pickles.nodes import (
 
 __all__ = [
     "MOST_BYTES",
+    "MOST_OPCODES",
     "TROUBLES",
     "Call",
     "Extension",

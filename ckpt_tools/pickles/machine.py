@@ -48,6 +48,7 @@ class Pickle:
     root: Node = None
     protocol: int = 0
     end: int = 0
+    opcodes: int = 0
     trouble: Trouble | None = None
     rest: list[Node] = field(default_factory=list)
     globals: list[GlobalRef] = field(default_factory=list)
@@ -195,7 +196,7 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
     push, pop, calls = stack.append, stack.pop, machine.pickle.calls
     position = 0
     machine.frame_end = boundary = len(data)
-    for _ in range(MOST_OPCODES):
+    for count in range(MOST_OPCODES):
         start = position
         op = data[position]
         position += 1
@@ -271,6 +272,7 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             memo[len(memo)] = stack[-1]
         elif op == 0x2E:  # STOP
             machine.position, machine.start = position, start
+            machine.pickle.opcodes = count
             return
         else:
             action = OPCODES.get(op)

@@ -99,7 +99,7 @@ class _Resolver:
 
     def __init__(self) -> None:
         self.storages: dict[tuple[object, ...], StorageRef] = {}
-        self.tensors: dict[int, TensorRef] = {}
+        self.tensors: dict[int, TensorRef | None] = {}
 
     def storage(self, node: Node) -> StorageRef | None:
         """The storage a persistent id names: ``('storage', type, key, location, numel[, view])``."""
@@ -186,14 +186,12 @@ class _Resolver:
             return None  # arguments nobody's torch would accept; the call is reported as it stands
 
     def tensor(self, node: Node) -> TensorRef | None:
-        """The tensor a node stands for; a Parameter's data is found among the calls already resolved."""
+        """The tensor a node stands for. Calls come in the order of the file, so what a call wraps is known by then."""
         if not isinstance(node, Call):
             return None
         if id(node) not in self.tensors:
-            made = self.rebuild(node)
-            if made is None:
-                return None
-            self.tensors[id(node)] = made
+            self.tensors[id(node)] = None  # while it is being made: a call can't rebuild itself
+            self.tensors[id(node)] = self.rebuild(node)
         return self.tensors[id(node)]
 
 
@@ -224,10 +222,11 @@ def resolve_tensors(pickle: Pickle) -> dict[int, TensorRef]:
     wrapped: set[int] = set()
     for call in pickle.calls:
         if isinstance(call.callee, GlobalRef) and call.path in REBUILD:
-            made = resolver.tensor(call)
-            if made is not None and made.parameter and isinstance(call.args, tuple):
+            tensor = resolver.tensor(call)
+            if tensor is not None and tensor.parameter and isinstance(call.args, tuple):
                 wrapped.add(id(call.args[0]))
-    return {key: tensor for key, tensor in resolver.tensors.items() if key not in wrapped}
+    made = resolver.tensors.items()
+    return {key: tensor for key, tensor in made if tensor is not None and key not in wrapped}
 
 
 def _bits(metadata: Node) -> dict[str, bool]:

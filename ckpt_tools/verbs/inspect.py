@@ -18,6 +18,7 @@ __all__ = ["args_table", "globals_table", "overview", "select_tensors", "tree", 
 
 DEEPEST = 12
 LONGEST_LIST = 64
+MOST_VALUES = 20_000  # values shown of one setting
 LARGEST_SHOWN = 1024  # bits of an integer
 METRIC_KEYS = ("best_fitness", "best_acc", "best_acc1", "loss", "acc", "metric", "best_ap", "curr_ap", "fitness")
 
@@ -88,33 +89,49 @@ def _metrics(checkpoint: Checkpoint) -> dict[str, Any]:
     return metrics
 
 
-def value_of(node: Node, depth: int = 0) -> Any:
-    """A node as plain data: mappings and lists bounded in depth and length, objects by their class name."""
-    node = plain(node)
-    if isinstance(node, int) and node.bit_length() > LARGEST_SHOWN:
-        return f"<integer of {node.bit_length()} bits>"
-    if isinstance(node, (str, int, float, bool, type(None))):
-        return node
-    if depth >= DEEPEST:
-        return "…"
-    if is_mapping(node):
-        return {str(key): value_of(value, depth + 1) for key, value in list(pairs_of(node))[: LONGEST_LIST * 16]}
-    if isinstance(node, (list, tuple)):
-        shown = [value_of(item, depth + 1) for item in node[:LONGEST_LIST]]
-        return [*shown, f"… {len(node) - LONGEST_LIST} more"] if len(node) > LONGEST_LIST else shown
-    if isinstance(node, SetNode):
-        return [value_of(item, depth + 1) for item in node.items[:LONGEST_LIST]]
-    if isinstance(node, GlobalRef):
-        return node.path
-    if isinstance(node, Call):
-        if node.path.startswith("pathlib.") and isinstance(node.args, tuple):
-            return "/".join(str(part) for part in node.args).replace("//", "/")
-        return f"<{node.path}>"
-    return (
-        f"<{type(node).__name__} of {len(node)} bytes>"
-        if isinstance(node, (bytes, bytearray))
-        else f"<{type(node).__name__}>"
-    )
+def value_of(node: Node) -> Any:
+    """A node as plain data: mappings and lists bounded in depth, length and number, objects by their class name."""
+    return _Plain().value(node, 0)
+
+
+class _Plain:
+    """Turns nodes into plain data; nodes shared many times over would otherwise unfold without end."""
+
+    def __init__(self) -> None:
+        self.left = MOST_VALUES
+
+    def value(self, node: Node, depth: int) -> Any:
+        self.left -= 1
+        node = plain(node)
+        if isinstance(node, int) and node.bit_length() > LARGEST_SHOWN:
+            return f"<integer of {node.bit_length()} bits>"
+        if isinstance(node, (str, int, float, bool, type(None))):
+            return node
+        if depth >= DEEPEST or self.left < 0:
+            return "…"
+        if is_mapping(node):
+            return self.mapping(node, depth)
+        if isinstance(node, (list, tuple, SetNode)):
+            return self.listed(node.items if isinstance(node, SetNode) else node, depth)
+        if isinstance(node, GlobalRef):
+            return node.path
+        if isinstance(node, Call):
+            path = node.path.startswith("pathlib.") and isinstance(node.args, tuple)
+            return "/".join(map(str, node.args)).replace("//", "/") if path else f"<{node.path}>"
+        size = f" of {len(node)} bytes" if isinstance(node, (bytes, bytearray)) else ""
+        return f"<{type(node).__name__}{size}>"
+
+    def mapping(self, node: Node, depth: int) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        for key, value in pairs_of(node):
+            if self.left < 0:
+                break
+            shown[str(key)] = self.value(value, depth + 1)
+        return shown
+
+    def listed(self, items: Any, depth: int) -> list[Any]:
+        shown = [self.value(item, depth + 1) for item in items[:LONGEST_LIST]]
+        return [*shown, f"… {len(items) - LONGEST_LIST} more"] if len(items) > LONGEST_LIST else shown
 
 
 def args_table(checkpoint: Checkpoint) -> dict[str, Any]:
