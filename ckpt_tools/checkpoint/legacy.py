@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.container import Container, Member
 from ckpt_tools.findings import Sink, finding
-from ckpt_tools.pickles import MOST_BYTES, MOST_OPCODES, TROUBLES, Pickle, run
+from ckpt_tools.pickles import MOST_BYTES, MOST_OPCODES, TROUBLES, GlobalRef, Pickle, run
+from ckpt_tools.policy import well_known
 from ckpt_tools.source import Source
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 
@@ -52,9 +53,22 @@ def next_pickle(source: Source, offset: int) -> Pickle:
         window *= 4
 
 
-def looks_like_pickle(pickle: Pickle) -> bool:
-    """Whether bytes without a known beginning may be a pickle: read to the end, or naming something to import."""
-    return pickle.trouble is None or any(ref.path.replace(".", "").replace("_", "").isalnum() for ref in pickle.globals)
+def looks_like_pickle(pickle: Pickle, source: Source) -> bool:
+    """Whether bytes without a known beginning may be a pickle.
+
+    It is one when it ends where the bytes end or another pickle begins, when it calls something, or when it names
+    something no text would name by chance.
+    """
+    if pickle.trouble is None and (pickle.root == MAGIC or source.read(pickle.end, 1) in (b"", b"\x80")):
+        return True
+    if any(call.target is None or _is_name(call.target) for call in pickle.calls):
+        return True
+    return any(_is_name(ref) and well_known(ref.module) for ref in pickle.globals)
+
+
+def _is_name(ref: GlobalRef) -> bool:
+    """Whether a module and a name are spelt as Python would."""
+    return all(part.isidentifier() for part in f"{ref.module}.{ref.name}".split("."))
 
 
 def read_stream(source: Source, sink: Sink) -> Stream:
@@ -79,7 +93,7 @@ def read_stream(source: Source, sink: Sink) -> Stream:
             )
             return stream
         following = next_pickle(source, place)
-        if not stream.legacy and not looks_like_pickle(following):
+        if not stream.legacy and not looks_like_pickle(following, source):
             break
         stream.pickles.append((names[index] if stream.legacy else f"pickle {index + 1}", following))
         place = following.end

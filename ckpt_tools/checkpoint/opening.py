@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ckpt_tools.checkpoint.legacy import Stream, looks_like_pickle, next_pickle, read_stream, read_tar
 from ckpt_tools.container import (
@@ -118,9 +121,32 @@ def read_checkpoint(source: Source, *, strict: bool = False) -> Checkpoint:
         whole = checkpoint.pickle.trouble is None or checkpoint.pickle.root is not None
         root = checkpoint.pickle.root if whole else _salvaged(checkpoint.pickle)
         checkpoint.tensors = resolve_tensors(checkpoint.pickle)
-        checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals)
+        scalar = functools.partial(_scalar, checkpoint)
+        checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals, scalar)
         _no_checkpoint(checkpoint, sink)
     return checkpoint
+
+
+def _scalar(checkpoint: Checkpoint, node: object) -> object:
+    """The whole number a tensor without dimensions holds; any other node as it is."""
+    tensor = checkpoint.tensors.get(id(node))
+    if tensor is None or tensor.storage is None or tensor.shape or checkpoint.container is None:
+        return node
+    member = checkpoint.container.storage(tensor.storage.key)
+    if (
+        member is None
+        or member.method != STORED
+        or not tensor.dtype.name.startswith(("int", "uint", "float32", "float64"))
+    ):
+        return None
+    size = tensor.dtype.size
+    raw = checkpoint.source.read(member.offset + tensor.offset * size, size)
+    order: Literal["big", "little"] = "big" if checkpoint.container.byteorder == "big" else "little"
+    if len(raw) < size:
+        return None
+    if tensor.dtype.floating:
+        return struct.unpack((">" if order == "big" else "<") + ("f" if size == 4 else "d"), raw)[0]
+    return int.from_bytes(raw, order, signed=tensor.dtype.name.startswith("int"))
 
 
 def _salvaged(pickle: Pickle) -> object:
@@ -234,7 +260,9 @@ def _may_hold_pickle(container: Container, member: Member) -> bool:
         head = next(inflate(container.source, member), b"")[:PEEK]
     except MemberError:
         return False
-    return head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or looks_like_pickle(run(head))
+    return head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or looks_like_pickle(
+        run(head), BytesSource(head)
+    )
 
 
 def _differ(container: Container, first: Member, second: Member) -> bool:
@@ -258,7 +286,7 @@ def _nested_source(checkpoint: Checkpoint, inner: Source, depth: int) -> None:
         return
     start = _npy_header(inner) if kind.name == "npy" else 0
     stream = read_stream(WindowSource(inner, start, inner.size - start, inner.name), ignore)
-    if kind.name == "pickle" or looks_like_pickle(stream.pickles[0][1]):
+    if kind.name == "pickle" or looks_like_pickle(stream.pickles[0][1], stream.container.source):
         checkpoint.pickles.extend((inner.name, pickle) for _, pickle in stream.pickles)
 
 
@@ -280,7 +308,7 @@ def _stream(checkpoint: Checkpoint, sink: Sink) -> None:
 def _maybe_stream(checkpoint: Checkpoint, sink: Sink) -> None:
     """Bytes without a known beginning: an old pickle protocol has none."""
     first = next_pickle(checkpoint.source, 0)
-    if looks_like_pickle(first):
+    if looks_like_pickle(first, checkpoint.source):
         checkpoint.kind = Kind("pickle")
         _stream(checkpoint, sink)
     else:

@@ -12,13 +12,14 @@ from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Part, optimizer_groups, optimizer_state
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.tensors import TensorRef
-from ckpt_tools.tensors.modules import Layer
+from ckpt_tools.tensors.modules import Layer, class_name
 
 __all__ = ["check_consistency", "trainable"]
 
 # State tensors that have their parameter's shape (torch/optim/*.py, torch 2.14). Others are scalars or factored.
 SHAPED_STATE = frozenset({"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg",
                           "acc_delta", "sum", "exp_inf", "prev", "ax"})  # fmt: skip
+LOW_RANK = frozenset({"rank", "proj_type", "update_proj_gap"})  # GaLore
 NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked", "n_averaged")
 
 
@@ -45,22 +46,27 @@ def plain_names(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
 
 
 def _ema_against_model(models: list[Part], averages: list[Part]) -> Iterator[Finding]:
-    """Same names, same shapes. Where less than half of the names agree, the two are not the same model."""
+    """Same names, same shapes. Where the average has many other names, the two are not the same model."""
     for average in averages:
         theirs = plain_names(average.tensors)
-        ours = next((plain_names(model.tensors) for model in models if _related(theirs, model)), None)
+        ours = next((plain_names(model.tensors) for model in models if _related(average, theirs, model)), None)
         if ours is None:
             continue
-        wrong = [name for name in theirs if name in ours and theirs[name].shape != ours[name].shape]
+        common = [name for name in theirs if name in ours]
+        wrong = [name for name in common if theirs[name].shape != ours[name].shape]
+        if len(wrong) * 2 > len(common):
+            continue  # a teacher of another size, not an average of this model
         if average.form == "module":
             wrong += sorted(set(ours) ^ set(theirs))
         if wrong:
             yield finding("ema-misfit", average.path, count=len(wrong), tensors=few(wrong))
 
 
-def _related(names: Mapping[str, TensorRef], model: Part) -> bool:
-    ours = plain_names(model.tensors)
-    return len(set(names) & set(ours)) * 2 >= max(len(ours), 1)
+def _related(average: Part, names: Mapping[str, TensorRef], model: Part) -> bool:
+    if average.form == model.form == "module":
+        return class_name(average.node) == class_name(model.node)
+    common = len(set(names) & set(plain_names(model.tensors)))
+    return common * 10 >= max(len(names), 1) * 9
 
 
 def trainable(part: Part) -> dict[str, TensorRef]:
@@ -78,13 +84,16 @@ def _optimizer_shapes(checkpoint: Checkpoint) -> Iterator[Finding]:
     if not recognised.weights or not optimizers or recognised.layout.name in ("ultralytics", "deepspeed"):
         return  # ultralytics: parameter by parameter, in grouping.py; DeepSpeed flattens its parameters
     models = recognised.role("model") or recognised.role("ema")
-    others = [part for part in checkpoint.parts if part.role == "other" and part.tensors]
-    params = [t for part in (*models, *others) for t in trainable(part).values()]
+    params = [t for part in models for t in trainable(part).values()]
+    counted = {id(t) for part in (*recognised.weights, *recognised.role("optimizer")) for t in part.tensors.values()}
+    params += [t for t in checkpoint.tensors.values() if t.dtype.floating and id(t) not in counted]  # loose parameters
+    if any(LOW_RANK & group.options.keys() for part in optimizers for group in optimizer_groups(part.node)):
+        return  # moments of projected gradients have other shapes than their parameters
     known = sum(len(group.params) for part in optimizers for group in optimizer_groups(part.node))
     if known > len(params):
         yield finding("group-count", optimizers[0].path, have=known, want=len(params))
         return
-    exact = _positional(optimizers, models, checkpoint)
+    exact = _positional(optimizers, models, checkpoint) if known == sum(len(trainable(m)) for m in models) else None
     if exact is not None:
         if exact:
             yield finding("optimizer-shape", optimizers[0].path, tensors=few(exact))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.names import TensorNames, few
-from ckpt_tools.container import STORED, Container, Member, MemberError, member_pieces
+from ckpt_tools.container import STORED, Member, MemberError, member_pieces
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.tensors import StorageRef, TensorRef
 
@@ -109,8 +109,3 @@ def check_checksums(checkpoint: Checkpoint, content: Content) -> Iterator[Findin
     container = checkpoint.container
     if container is not None and container.kind == "zip" and content.unchecked and container.directory:
         yield finding("no-checksums", count=content.unchecked, members=len(container.members))
-
-
-def members_of(container: Container) -> list[Member]:
-    """All members in the order they lie in the file."""
-    return sorted(container.members.values(), key=lambda member: member.offset)

@@ -128,9 +128,7 @@ def _packages(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
     context.installed.update(found)
     missing = [name for name in wanted if not found.get(name)]
     if missing:
-        yield finding(
-            "package-missing", missing[0], packages=few(missing, 8), remedy=f"pip install {' '.join(missing)}"
-        )
+        yield finding("package-missing", missing[0], packages=few(missing, 8))
 
 
 def _data(checkpoint: Checkpoint) -> Iterator[Finding]:

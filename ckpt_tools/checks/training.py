@@ -9,7 +9,7 @@ from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.context import Context, release
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import check_optimizer, check_state
-from ckpt_tools.findings import Finding, Verdict, finding
+from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Part, Recognised, optimizer_groups, optimizer_state
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.layouts.ultralytics import resume_rules
@@ -54,7 +54,7 @@ def is_weights(found: Recognised) -> bool:
         return True
     if not found.weights:
         return False
-    training = any(part.role in ROLE_WORDS for part in found.parts)
+    training = any(part.role in ROLE_WORDS and (part.present or part.role == "optimizer") for part in found.parts)
     if layout.name == "plain":
         return not training
     return bool(layout.weights_mark) and not training and not any(found.has(key) for key in layout.weights_mark)
@@ -204,8 +204,3 @@ def _afresh(found: Recognised) -> Iterator[Finding]:
         lost.append("random state")
     if lost:
         yield finding("lost-on-resume", what=", ".join(lost))
-
-
-def beyond_repair(findings: list[Finding]) -> bool:
-    """Whether the file is damaged so that its training state says nothing certain."""
-    return any(fact.verdict in (Verdict.DAMAGED, Verdict.FOREIGN) for fact in findings)

@@ -19,7 +19,9 @@ from ckpt_tools.tensors.values import Magnitudes, finite_peak, nonfinite_peak, t
 __all__ = ["check_values", "sound_weights"]
 
 # Tensors that may hold infinities by design: masks, anchor tables, best scores (RT-DETR, Lightning, DETR).
-BY_DESIGN = re.compile(r"mask|anchor|grid|score|proposal|kth_value|best|freqs|inf(inity)?$|metric|loss", re.I)
+BY_DESIGN = re.compile(
+    r"mask|anchor|grid|score|proposal|kth_value|table|rope|^inv|(min|max)_val|best|freqs|inf(inity)?$|metric|loss", re.I
+)
 STATISTICS = re.compile(r"running_(mean|var)$")
 MOST_READ_AGAIN = 64 << 20
 UNDERFLOW_SHARE = 0.001  # of a file's second moments; below that it is single dead units

@@ -11,6 +11,7 @@ from typing import ParamSpec
 import typer
 
 from ckpt_tools.cli.render import command as command_text
+from ckpt_tools.cli.render import discard_output
 from ckpt_tools.findings import CkptError
 
 __all__ = ["BUG", "FINISHED", "INTERRUPTED", "NO", "USAGE", "YES", "guarded", "worst"]
@@ -42,7 +43,10 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
 def _code(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
     try:
         code = command(*args, **kwargs)
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
         return code
     except CkptError as error:
         print(f"ckpt: {command_text(str(error))}", file=sys.stderr)
@@ -50,14 +54,11 @@ def _code(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
     except KeyboardInterrupt:
         print("ckpt: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        _silence()
-        return YES
     except (typer.Exit, typer.Abort):
         raise
     except OSError as error:
         print(f"ckpt: {error.filename or 'the output'}: {error.strerror or error}; check the disk", file=sys.stderr)
-        _silence()
+        discard_output()
         return USAGE
     except Exception as error:
         if os.environ.get("CKPT_DEBUG"):
@@ -66,11 +67,3 @@ def _code(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
         print(f"ckpt: this is a bug in ckpt, not in your file ({kind}: {error}).", file=sys.stderr)
         print("ckpt: run it again with CKPT_DEBUG=1 and report what it prints.", file=sys.stderr)
         return BUG
-
-
-def _silence() -> None:
-    """Send what is left in stdout's buffer nowhere, so that Python's own flush at exit stays quiet."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -17,33 +17,36 @@ CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")
 def expand(paths: Iterable[str]) -> tuple[list[str], bool]:
     """Every file meant by ``paths``, and whether it was more than plain files that were named.
 
-    Raises ``CkptError`` when a folder or pattern holds no checkpoint at all.
+    Raises ``CkptError`` when a folder or pattern holds no checkpoint at all, or a folder below can't be read.
     """
     found: list[str] = []
     many = False
     for path in paths:
         expanded = os.path.expanduser(path)
-        if os.path.isdir(expanded):
-            below = _below(expanded)
-            if not below:
-                raise CkptError(
-                    f"{path} holds no checkpoint ({', '.join(CHECKPOINT_NAMES)}); name a file or another folder"
-                )
-            found, many = found + below, True
-        elif not os.path.lexists(expanded) and glob.has_magic(expanded):
-            matched = sorted(name for name in glob.glob(expanded, recursive=True) if os.path.isfile(name))
-            if not matched:
-                raise CkptError(f"nothing matches {path}; check the pattern")
-            found, many = found + matched, True
-        else:
+        pattern = not os.path.lexists(expanded) and glob.has_magic(expanded)
+        if not pattern and not os.path.isdir(expanded):
             found.append(expanded)
+            continue
+        matched = sorted(glob.glob(expanded, recursive=True)) if pattern else [expanded]
+        below = [name for match in matched for name in (_below(match) if os.path.isdir(match) else [match])]
+        if not below and pattern:
+            raise CkptError(f"nothing matches {path}; check the pattern")
+        if not below:
+            raise CkptError(
+                f"{path} holds no checkpoint ({', '.join(CHECKPOINT_NAMES)}); name a file or another folder"
+            )
+        found, many = found + below, True
     return list(dict.fromkeys(found)), many or len(found) > 1
 
 
 def _below(folder: str) -> list[str]:
-    """Checkpoints in a folder and below it, in order; folders that can't be read are passed over."""
+    """Checkpoints in a folder and below it, in order."""
     found: list[str] = []
-    for room, folders, files in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        raise CkptError(f"{error.filename} can't be searched: {error.strerror}; name the folders beside it") from error
+
+    for room, folders, files in os.walk(folder, onerror=unreadable):
         folders.sort()
         found += [str(Path(room) / name) for name in sorted(files) if name.lower().endswith(CHECKPOINT_NAMES)]
     return found

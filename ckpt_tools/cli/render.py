@@ -14,7 +14,7 @@ import typer
 
 from ckpt_tools.findings import escape
 
-__all__ = ["COLOURS", "bytes_text", "command", "paint", "print_json", "progress_bar", "say", "shown"]
+__all__ = ["COLOURS", "bytes_text", "command", "discard_output", "paint", "print_json", "progress_bar", "say", "shown"]
 
 COLOURS = {
     "resumable": "green",
@@ -41,13 +41,24 @@ def paint(text: str, colour: str | None = None, *, bold: bool = False) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line of result on stdout."""
-    print(text)
+    """A line of result on stdout. A reader that went away loses the rest, not the exit code."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        discard_output()
 
 
 def shown(value: object) -> str:
     """A value from a file, safe for a terminal."""
     return escape(value)
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere, so that Python's own flush at exit stays quiet, too."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def command(text: str) -> str:
@@ -58,7 +69,7 @@ def command(text: str) -> str:
 def print_json(command: str, content: dict[str, Any]) -> None:
     """The one JSON document of a command; numbers JSON has no word for (NaN, infinity) become text."""
     document = {"schema": f"ckpt-tools/{command}/1", **plain_json(content)}
-    print(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False, default=str))
+    say(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False, default=str))
 
 
 def plain_json(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ckpt_tools.cli.guard import FINISHED, NO, USAGE, YES, worst
+from ckpt_tools.cli.guard import BUG, FINISHED, NO, USAGE, YES, worst
 from ckpt_tools.cli.paths import expand
 from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
@@ -67,7 +67,12 @@ def verify(
     options = _Options(quick, here, target, tuple(trust or ()), python)
     if target is not None:
         parse_target(target)
-    files, many = expand(paths)
+    try:
+        files, many = expand(paths)
+    except CkptError as error:
+        if json_:
+            print_json("verify", {"for": purpose.value, "files": [], "error": str(error)})
+        raise
     reports: list[Report] = []
     for report in _run(files, options, jobs):
         reports.append(report)
@@ -103,6 +108,10 @@ def _one(path: str, options: tuple[bool, bool, str | None, tuple[str, ...], str 
             )
     except CkptError as error:
         return Report(path=path, verdict=None, error=str(error))
+    except Exception as error:  # one file must not cost the verdicts about the others
+        if os.environ.get("CKPT_DEBUG"):
+            raise
+        return Report(path=path, verdict=None, error=f"{BUG_WORDS} ({type(error).__name__}: {error})")
 
 
 def _run(files: list[str], options: _Options, jobs: int) -> Iterator[Report]:
@@ -141,12 +150,13 @@ def _known_condition(text: str) -> str:
     return entry.code
 
 
+BUG_WORDS = "this is a bug in ckpt, not in your file; run it again with CKPT_DEBUG=1 and report what it prints"
 SEVERITY_RANK = {"note": 0, "warning": 1, "error": 2}
 
 
 def _exit_code(report: Report, purpose: str, conditions: list[str]) -> int:
     if report.verdict is None:
-        return USAGE
+        return BUG if (report.error or "").startswith(BUG_WORDS) else USAGE
     for fact in report.findings:
         rank = SEVERITY_RANK[str(fact.severity)]
         if any(fact.code == wanted or rank >= SEVERITY_RANK.get(wanted, 9) for wanted in conditions):
@@ -156,9 +166,15 @@ def _exit_code(report: Report, purpose: str, conditions: list[str]) -> int:
     return FINISHED if purpose == "resume" and report.verdict is Verdict.FINISHED else NO
 
 
+def complain(report: Report) -> None:
+    """Why a path has no verdict, on stderr."""
+    why = str(report.error)
+    print(f"ckpt: {command(why if report.path in why else f'{report.path}: {why}')}", file=sys.stderr)
+
+
 def _print_report(report: Report) -> None:
     if report.verdict is None:
-        print(f"ckpt: {shown(report.error or '')}", file=sys.stderr)
+        complain(report)
         return
     verdict = paint(str(report.verdict), COLOURS[str(report.verdict)], bold=True)
     details = _details(report)
@@ -171,7 +187,8 @@ def _print_report(report: Report) -> None:
 
 
 def _place(fact: Finding) -> str:
-    return f" [{fact.where}]" if fact.where and fact.where not in fact.message else ""
+    known = not fact.where or fact.where.split(" (")[0] in fact.message
+    return "" if known else f" [{fact.where}]"
 
 
 def _details(report: Report) -> str:
@@ -207,7 +224,7 @@ def _next(report: Report) -> str:
 
 def _print_line(report: Report) -> None:
     if report.verdict is None:
-        print(f"ckpt: {shown(report.error or '')}", file=sys.stderr)
+        complain(report)
         return
     first = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
     reason = f"  {first.code} {first.message}" if first else ""

@@ -288,7 +288,7 @@ CATALOGUE: tuple[Code, ...] = (
          "The saved device is used again on resume.", "Pass another device.", "yolo train resume model={path} device=cpu"),
     Code("CKPT714", "package-missing", ERROR, INCOMPLETE, "packages it names are not installed here: {packages}",
          "Unpickling imports them and fails with `No module named …`; ultralytics may try to pip-install them.",
-         "Install them into the training environment, or name that with --python.", "pip install {packages}"),
+         "Install the trainer that wrote the file, or name the training environment with --python.", GLOBALS),
     Code("CKPT715", "disk-nearly-full", WARNING, None, "{free} free here, the next saves need {need}",
          "A save that runs out of space leaves a cut file in place of the old one.", "Free disk space before resuming.", SIBLINGS),
     Code("CKPT716", "class-count-here", ERROR, INCOMPLETE, "the data set here has {here} classes, the model {count}",

@@ -197,11 +197,9 @@ def is_args(node: Node) -> bool:
     """Whether a node holds settings: a mapping or Namespace with text keys and at least one plain value."""
     found = dict_of(node)
     simple = (str, int, float, bool, type(None), list, tuple)
-    return (
-        bool(found)
-        and all(isinstance(key, str) for key in found)
-        and any(isinstance(v, simple) for v in found.values())
-    )
+    rooms = (found, *map(dict_of, found.values()))  # settings may be sorted into rooms
+    plain_value = any(isinstance(value, simple) for room in rooms for value in room.values())
+    return plain_value and all(isinstance(key, str) for key in found)
 
 
 def _form(node: Node, tensors: Mapping[int, TensorRef], path: str) -> str:

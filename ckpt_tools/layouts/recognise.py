@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ckpt_tools.layouts.parts import Part, dict_of, find_parts, is_args, lookup, make_part, plain
 from ckpt_tools.layouts.table import LAYOUTS, Layout, layout_named
-from ckpt_tools.pickles import Call, GlobalRef
+from ckpt_tools.pickles import GlobalRef
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import is_module
@@ -26,6 +25,7 @@ PLANNED_KEYS = ("epochs", "max_epochs", "num_epochs", "n_epochs", "total_epochs"
                 "nepochs", "n_epoch", "total_epoch", "EPOCHS", "NUM_EPOCHS")  # fmt: skip
 VERSION_KEYS = {"lightning": "pytorch-lightning_version", "mmengine": "meta.mmengine_version",
                 "rf-detr": "rfdetr_version", "libreyolo": "libreyolo_version", "deepspeed": "ds_version"}  # fmt: skip
+FAMILY_MODULES = ("ultralytics.", "yolov5.", "yolov6.", "yolo9.", "models.yolo.", "models.common.")
 PROGRESS_ROOMS = (
     "",
     "meta",
@@ -56,7 +56,7 @@ class Recognised:
     step: int | None = None
     version: str | None = None
     family: str = ""
-    extras: dict[str, Any] = field(default_factory=dict)
+    scalar: Callable[[Node], Node] | None = None  # reads a tensor without dimensions; any other node as it is
 
     def role(self, role: str) -> list[Part]:
         """The parts of a role that hold something."""
@@ -75,8 +75,13 @@ class Recognised:
         return lookup(self.root, path)[0]
 
     def value(self, path: str) -> Node:
-        """What lies at a dotted path (numpy scalars as numbers), ``None`` where there is nothing."""
-        return plain(lookup(self.root, path)[1])
+        """What lies at a dotted path (numpy and tensor scalars as numbers), ``None`` where there is nothing."""
+        return self.number(lookup(self.root, path)[1])
+
+    def number(self, node: Node) -> Node:
+        """A number wrapped in a numpy scalar or a tensor without dimensions, or anything else as it is."""
+        unwrapped = plain(node)
+        return self.scalar(node) if unwrapped is node and self.scalar is not None else unwrapped
 
     @property
     def args(self) -> dict[str, Node]:
@@ -85,14 +90,19 @@ class Recognised:
         return {key: value for key, value in dict_of(part.node).items() if isinstance(key, str)} if part else {}
 
 
-def recognise(root: Node, tensors: Mapping[int, TensorRef], globals_: list[GlobalRef]) -> Recognised:
-    """Find layout, parts and progress of a checkpoint's root node."""
+def recognise(
+    root: Node,
+    tensors: Mapping[int, TensorRef],
+    globals_: list[GlobalRef],
+    scalar: Callable[[Node], Node] | None = None,
+) -> Recognised:
+    """Find layout, parts and progress of a checkpoint's root node; ``scalar`` reads numbers kept as tensors."""
     names = {ref.module + "." for ref in globals_}
     layout = next((layout for layout in LAYOUTS if _fits(layout, root, names)), None)
     parts = find_parts(root, tensors)
     if layout is None:
         layout = layout_named(_structural(root, parts, tensors))
-    found = Recognised(layout, parts, root)
+    found = Recognised(layout, parts, root, scalar=scalar)
     _assign_roles(found, tensors)
     _progress(found)
     _origin(found, globals_)
@@ -102,11 +112,24 @@ def recognise(root: Node, tensors: Mapping[int, TensorRef], globals_: list[Globa
 def _fits(layout: Layout, root: Node, modules: set[str]) -> bool:
     if layout.only and set(dict_of(root)) != set(layout.only):
         return False
+    if layout.module and not _of_family(layout, root, modules):
+        return False
     return (
         all(lookup(root, key)[0] for key in layout.keys)
         and (not layout.any_key or any(lookup(root, key)[0] for key in layout.any_key))
         and (not layout.globals or any(name.startswith(layout.globals) for name in modules))
     )
+
+
+def _of_family(layout: Layout, root: Node, modules: set[str]) -> bool:
+    """Whether a file with a YOLO family's keys is one of its own: it pickles the model, or names the trainer.
+
+    A script of the user's own may use the same keys for state dicts.
+    """
+    content = dict_of(root)
+    pickled = any(is_module(content.get(key)) for key in ("ema", "model"))
+    named = any(module.startswith(FAMILY_MODULES) for module in modules)
+    return pickled or named or (layout.name == "ultralytics" and {"train_args", "updates", "version"} <= content.keys())
 
 
 def _structural(root: Node, parts: list[Part], tensors: Mapping[int, TensorRef]) -> str:
@@ -189,10 +212,12 @@ def _planned(found: Recognised) -> int | None:
         if value is not None:
             return value
     for part in found.role("args") if not found.layout.planned else ():
-        for key in PLANNED_KEYS:
-            value = _whole(plain(dict_of(part.node).get(key)))
-            if value is not None:
-                return value
+        settings = dict_of(part.node)
+        for room in (settings, *map(dict_of, settings.values())):  # config.epochs, or config.train.epochs
+            for key in PLANNED_KEYS:
+                value = _whole(found.number(room.get(key)))
+                if value is not None:
+                    return value
     top = _first_number(found, PLANNED_KEYS) if not found.layout.planned else None
     return top if top is not None else _planned_in_text(found)
 
@@ -212,6 +237,8 @@ def _whole(value: Node) -> int | None:
     """A whole number of sane size, also one kept as a float."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
     return value if type(value) is int and abs(value) < 1 << 62 else None
 
 
@@ -230,7 +257,3 @@ def _origin(found: Recognised, globals_: list[GlobalRef]) -> None:
     else:
         value = found.value(VERSION_KEYS.get(found.layout.name, "?"))
         found.version = value if isinstance(value, str) else None
-
-
-def is_namespace(node: Node) -> bool:
-    return isinstance(node, Call) and node.path in ("argparse.Namespace", "types.SimpleNamespace")

@@ -100,7 +100,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "yolox",
         "yolox",
         keys=("start_epoch", "model"),
-        any_key=("best_ap", "curr_ap", "optimizer"),
+        any_key=("best_ap", "curr_ap"),
         roles={"model": "model", "optimizer": "optimizer", "epoch": "start_epoch"},
         epoch_is="next",
         averaged=True,

@@ -121,7 +121,8 @@ def refused_arguments(args: dict[str, Any], version: Release) -> list[str]:
             if unknown_stops and name not in translated and name not in extra and name != "session":
                 refused.append(f"{name} (unknown)")
         elif types_stop and not _accepted(value, entry, version):
-            shown = f"={value!r}" if isinstance(value, (int, float, bool, type(None))) else ""
+            short = isinstance(value, (int, float, type(None))) or (isinstance(value, str) and len(value) < 40)
+            shown = f"={value!r}" if short else ""
             refused.append(f"{name}{shown} (value)")
     return refused
 

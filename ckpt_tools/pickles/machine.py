@@ -132,7 +132,7 @@ class Machine:
             self.wide_keys += 1
             if self.wide_keys > MOST_WIDE_KEYS:
                 raise Trouble("limit", "too many very large integers as dictionary keys")
-        if kind in (list, dict, SetNode, bytearray):
+        if kind in (list, dict, bytearray) or (kind is SetNode and not value.frozen):
             raise Trouble("broken", f"a {kind.__name__} can't be a dictionary key")
         return value
 

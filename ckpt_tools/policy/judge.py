@@ -26,7 +26,7 @@ from ckpt_tools.policy.known import (
     WELL_KNOWN,
 )
 
-__all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of"]
+__all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of", "well_known"]
 
 STDLIB = frozenset(sys.stdlib_module_names) | OLD_STDLIB
 MOST_ELEMENTS = 1 << 24
@@ -71,6 +71,11 @@ class _Uses:
 def package_of(module: str) -> str:
     """The top-level package a module belongs to: what loading would import."""
     return module.split(".", 1)[0]
+
+
+def well_known(module: str) -> bool:
+    """Whether a module is the standard library's or a well-known package's."""
+    return package_of(module) in STDLIB or package_of(module) in WELL_KNOWN
 
 
 @functools.lru_cache(maxsize=4096)

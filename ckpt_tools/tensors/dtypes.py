@@ -22,7 +22,6 @@ class Dtype:
     numpy: str | None
     word: str | None = None
     exponent: int | None = None
-    nan: tuple[int, ...] = ()
     finite_max: float | None = None
 
     @property
@@ -41,10 +40,10 @@ _ALL = (
     Dtype("float16", 2, "<f2", "<u2", 0x7C00, finite_max=65504.0),
     Dtype("bfloat16", 2, None, "<u2", 0x7F80),
     Dtype("float8_e5m2", 1, None, "u1", 0x7C),
-    Dtype("float8_e4m3fn", 1, None, "u1", nan=(0x7F, 0xFF)),
-    Dtype("float8_e5m2fnuz", 1, None, "u1", nan=(0x80,)),
-    Dtype("float8_e4m3fnuz", 1, None, "u1", nan=(0x80,)),
-    Dtype("float8_e8m0fnu", 1, None, "u1", nan=(0xFF,)),
+    Dtype("float8_e4m3fn", 1, None, "u1"),
+    Dtype("float8_e5m2fnuz", 1, None, "u1"),
+    Dtype("float8_e4m3fnuz", 1, None, "u1"),
+    Dtype("float8_e8m0fnu", 1, None, "u1"),
     Dtype("float4_e2m1fn_x2", 1, None),
     Dtype("complex128", 16, "<c16", "<u8", 0x7FF0_0000_0000_0000),
     Dtype("complex64", 8, "<c8", "<u4", 0x7F80_0000),

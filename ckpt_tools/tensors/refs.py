@@ -136,9 +136,6 @@ class _Resolver:
         conj, neg = bits.get("conj", False), bits.get("neg", False)
         return TensorRef(storage, offset, shape, stride, dtype, call, conj=conj, neg=neg)
 
-    def quantized(self, call: Call) -> TensorRef | None:
-        return self.strided(call)
-
     def parameter(self, call: Call) -> TensorRef | None:
         inner = self.tensor(call.args[0])
         if inner is None:
@@ -199,7 +196,7 @@ REBUILD: dict[str, Callable[[_Resolver, Call], TensorRef | None]] = {
     "torch._utils._rebuild_tensor": _Resolver.strided,
     "torch._utils._rebuild_tensor_v2": _Resolver.strided,
     "torch._utils._rebuild_tensor_v3": _Resolver.strided,
-    "torch._utils._rebuild_qtensor": _Resolver.quantized,
+    "torch._utils._rebuild_qtensor": _Resolver.strided,
     "torch._utils._rebuild_parameter": _Resolver.parameter,
     "torch._utils._rebuild_parameter_with_state": _Resolver.parameter,
     "torch._utils._rebuild_sparse_tensor": _Resolver.sparse,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +16,7 @@ from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
 from ckpt_tools.checks.consistency import check_consistency
 from ckpt_tools.checks.content import Content, check_checksums, scan_content
 from ckpt_tools.checks.context import Context, Target
-from ckpt_tools.checks.machine import check_machine, check_save_dir, installed_packages, installed_version
+from ckpt_tools.checks.machine import check_machine, check_save_dir, installed_packages
 from ckpt_tools.checks.portability import check_portability
 from ckpt_tools.checks.safety import check_unknown_code
 from ckpt_tools.checks.storages import check_storages
@@ -26,6 +28,7 @@ __all__ = ["Report", "parse_target", "verify", "verify_checkpoint"]
 
 ATTEMPTS = 3  # readings of a file that keeps changing
 PAUSE = 0.3  # seconds before the second reading; twice that before the third
+PLAIN_VERSION = re.compile(r"\d[\w.+-]{0,40}")
 FRESH = 10  # seconds after a write in which a save may still be under way
 MOST_ALIKE = 20  # findings of one code that are listed one by one
 MOST_SIBLINGS = 40
@@ -82,13 +85,13 @@ class Report:
         }
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str, python: str | None = None) -> Target:
     """``ultralytics==8.4.190`` or ``ultralytics`` as a target; raises ``CkptError`` for anything else."""
     name, _, version = text.partition("==")
     name, version = name.strip(), version.strip()
     if not name.replace("-", "").replace("_", "").isalnum() or ("==" in text and not version[:1].isdigit()):
         raise CkptError(f"--target {text!r} is not NAME==VERSION; write e.g. --target ultralytics==8.4.190")
-    return Target(name, version or installed_version(name), "flag")
+    return Target(name, version or installed_packages([], python, name)[1], "flag")
 
 
 def verify(
@@ -108,11 +111,14 @@ def verify(
     trainer version (default: the installed one, else the file's own). Raises ``CkptError`` when the path or the
     target can't be used. A file that changes while it is read is read again, at most :data:`ATTEMPTS` times.
     """
-    wanted = parse_target(target) if isinstance(target, str) else target
+    wanted = parse_target(target, python) if isinstance(target, str) else target
     context = Context(quick, here, wanted, tuple(trust), python)
     for attempt in range(1, ATTEMPTS + 1):
         with open_checkpoint(path) as checkpoint:
-            report = verify_checkpoint(checkpoint, replace(context), siblings=siblings, progress=progress)
+            try:
+                report = verify_checkpoint(checkpoint, replace(context), siblings=siblings, progress=progress)
+            except OSError as error:
+                raise CkptError(f"{path} can't be read: {error.strerror or error}; check the disk") from error
             if not checkpoint.changed():
                 return _just_written(report, checkpoint)
         if attempt < ATTEMPTS:
@@ -242,31 +248,50 @@ def _addressed(fact: Finding, path: str, version: str | None) -> Finding:
     """The finding with its remedy made a command for this very file."""
     folder = shlex.quote(str(Path(path).parent))
     remedy = fact.remedy.replace("{path}", shlex.quote(path)).replace("{folder}", folder)
-    return replace(fact, remedy=remedy.replace("{version}", version or "VERSION"))
+    known = version if version and PLAIN_VERSION.fullmatch(version) else "VERSION"  # it comes from the file
+    return replace(fact, remedy=remedy.replace("{version}", known))
 
 
 def _name_sibling(report: Report, context: Context) -> None:
-    """Find the nearest file of the same folder that can be resumed, by structure alone."""
-    folder = Path(report.path).parent
-    best: Report | None = None
+    """Find the file of the same folder that can be resumed and got furthest, by structure alone."""
+    best: tuple[int, str, int | None] | None = None
+    for path, size, modified in _neighbours(report.path):
+        verdict, layout, epoch = _glance(path, size, modified, context.target)
+        if verdict is Verdict.RESUMABLE and (report.layout is None or layout == report.layout):
+            best = max(
+                best or (-1, "", None), (epoch if epoch is not None else -1, path, epoch), key=lambda found: found[:2]
+            )
+    if best is not None and best[1]:
+        report.sibling = best[1]
+        remedy = f"ckpt verify {shlex.quote(best[1])}"
+        shown = "unknown" if best[2] is None else best[2]
+        report.findings.append(finding("sibling", name=Path(best[1]).name, epoch=shown, remedy=remedy))
+
+
+def _neighbours(path: str) -> list[tuple[str, int, int]]:
+    """Path, size and time of the newest other checkpoints in the folder."""
+    found: list[tuple[str, int, int]] = []
     try:
-        others = sorted(folder.glob("*.pt")) + sorted(folder.glob("*.pth")) + sorted(folder.glob("*.ckpt"))
+        folder = Path(path).parent
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith((".pt", ".pth", ".ckpt")) and entry.is_file():
+                    status = entry.stat()
+                    if not os.path.samefile(entry.path, path):
+                        found.append((str(folder / entry.name), status.st_size, status.st_mtime_ns))
     except OSError:
-        return
-    for other in others[:MOST_SIBLINGS]:
-        if os.path.abspath(other) == os.path.abspath(report.path):
-            continue
-        try:
-            with open_checkpoint(other) as checkpoint:
-                if checkpoint.recognised is None or (report.layout and checkpoint.recognised.family != report.layout):
-                    continue
-                found = verify_checkpoint(checkpoint, replace(context, quick=True, here=False), siblings=False)
-        except CkptError:
-            continue
-        if found.verdict is Verdict.RESUMABLE and (best is None or (found.epoch or 0) > (best.epoch or 0)):
-            best = found
-    if best is not None:
-        report.sibling = best.path
-        remedy = f"ckpt verify {shlex.quote(best.path)}"
-        epoch = best.epoch if best.epoch is not None else "unknown"
-        report.findings.append(finding("sibling", name=Path(best.path).name, epoch=epoch, remedy=remedy))
+        return []
+    return sorted(found, key=lambda item: (-item[2], item[0]))[:MOST_SIBLINGS]
+
+
+@functools.lru_cache(maxsize=1024)
+def _glance(
+    path: str, size: int, modified: int, target: Target | None
+) -> tuple[Verdict | None, str | None, int | None]:
+    """Verdict, layout and epoch of a neighbour; asked once for each state of a file, whoever asks."""
+    try:
+        with open_checkpoint(path) as checkpoint:
+            found = verify_checkpoint(checkpoint, Context(quick=True, target=target), siblings=False)
+    except Exception:  # advice about another file must not cost the verdict about this one
+        return None, None, None
+    return found.verdict, found.layout, found.epoch
