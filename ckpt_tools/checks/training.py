@@ -181,7 +181,11 @@ def _roles(found: Recognised) -> Iterator[Finding]:
     first = next(iter(found.role("ema") or found.role("model")), None)
     if found.layout.module and first is not None and first.form != "module":
         yield finding("missing-role", first.path, role=f"a pickled model ({first.path} is a {first.form})")
-    if found.layout.name == "ultralytics" and found.role("ema") and not found.has("updates"):
+    if (
+        found.layout.name == "ultralytics"
+        and found.role("ema")
+        and not isinstance(found.value("updates"), (int, float))
+    ):
         yield finding("no-ema-counter", "updates")
 
 

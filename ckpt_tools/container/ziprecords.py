@@ -124,7 +124,7 @@ def _with_zip64(source: Source, end: End) -> End:
     given = (end.count, end.length, end.directory)
     agree = all(ours == theirs or ours in (FULL16, FULL32) for ours, theirs in zip(given, small))
     whole = place + 12 + size == end.position - LOCATOR64_FIXED.size
-    if not agree or not whole or here != count or any((first_disk, disk, other_disk)) or disks not in (0, 1):
+    if not agree or not whole or here != count or any((first_disk, disk, other_disk)) or disks != 1:
         end.contradiction = "the zip64 end record and the end record differ"
     if not agree and end.count != FULL16 and FULL32 not in (end.length, end.directory):
         return end  # the plain record is complete; the directory is looked for where it says
