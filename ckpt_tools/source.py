@@ -94,6 +94,8 @@ class FileSource:
 
     def read(self, offset: int, count: int) -> bytes:
         count = max(0, min(count, self.size - offset)) if offset >= 0 else 0
+        if count < BUFFER_SIZE and hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), count, offset)  # small reads of a regular file come whole
         data = bytearray(count)
         got = self.read_into(offset, memoryview(data))
         return bytes(data[:got])

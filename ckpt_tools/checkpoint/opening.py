@@ -38,6 +38,7 @@ __all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
 
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
 MOST_NESTED = 20_000  # pickles judged per file beside the main one; a pickled module has one per storage
+SCRIPT_MEMBERS = ("constants.pkl", "code/")  # torch.load hands an archive with these to TorchScript
 PEEK = 4096  # bytes of a packed member looked at first
 MOST_MEMBERS = 1000  # members beside the storages looked into
 PICKLE_SUFFIXES = (".pkl", ".pickle")
@@ -173,7 +174,7 @@ def _zeros(checkpoint: Checkpoint, sink: Sink) -> None:
 def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
     container = checkpoint.container = read_zip(checkpoint.source, sink)
     main = _main_member(container)
-    script = archive_kind(container.members).name == "torchscript"
+    script = any(not name.startswith("data/") and name.startswith(SCRIPT_MEMBERS) for name in container.members)
     if main is None or script:
         kind = archive_kind(container.members)
         torn = _torn(container) and (kind.name == "zip-archive" or bool(checkpoint.findings))

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.names import TensorNames, few
-from ckpt_tools.container import STORED, Member, MemberError, member_pieces
+from ckpt_tools.container import STORED, Container, Member, MemberError, member_pieces
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.tensors import StorageRef, TensorRef
+from ckpt_tools.source import BUFFER_SIZE
+from ckpt_tools.tensors import Dtype, StorageRef, TensorRef
 
 __all__ = ["Content", "by_storage", "check_checksums", "scan_content"]
 
 MOST_UNPACKED, UNPACKED_RATIO = 1 << 30, 100  # bytes, and times the file's size: beyond that it is a bomb
-PIECE = 256 << 10  # bytes: small enough to stay in the processor's cache
+READERS, MANY_READERS_FROM = 2, 128 << 20  # threads, and bytes of a file from which they pay
+PIECE = BUFFER_SIZE  # bytes: smaller ones stay in the cache, but make two readers wait for each other
 
 
 @dataclass
@@ -45,31 +47,70 @@ def by_storage(checkpoint: Checkpoint) -> dict[str, tuple[StorageRef, list[Tenso
 
 
 def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> Content:
-    """Read every member once. Raises ``OSError`` only where the disk itself fails."""
-    from isal.isal_zlib import crc32
+    """Read every member once. Raises ``OSError`` only where the disk itself fails.
 
-    from ckpt_tools.tensors.values import Magnitudes
-
+    Reading, checksums and magnitudes let other threads run meanwhile, so large files are read by two.
+    """
     container, content = checkpoint.container, Content()
     if container is None:
         return content
     storages = by_storage(checkpoint)
-    magnitudes, buffer = Magnitudes(PIECE), memoryview(bytearray(PIECE))
-    swap = container.byteorder == "big"
+    work = _work(checkpoint, container, content)
+    readers = READERS if checkpoint.source.size >= MANY_READERS_FROM else 1
+    if readers == 1:
+        _read_members(container, work, storages, content, progress)
+        return content
+    from concurrent.futures import ThreadPoolExecutor
+
+    parts = [Content() for _ in range(readers)]
+    with ThreadPoolExecutor(readers) as pool:
+        jobs = [
+            pool.submit(_read_members, container, work[number::readers], storages, part, progress)
+            for number, part in enumerate(parts)
+        ]
+        for job in jobs:
+            job.result()
+    for part in parts:
+        content.wrong += part.wrong
+        content.unreadable += part.unreadable
+        content.unchecked += part.unchecked
+        content.peaks.update(part.peaks)
+    return content
+
+
+def _work(checkpoint: Checkpoint, container: Container, content: Content) -> list[tuple[str, Member]]:
+    """The members to read, in the order of the file; what is no use to read is left out, and noted."""
     packed = sum(member.size for member in container.members.values() if member.method != STORED)
     too_much = packed > MOST_UNPACKED + UNPACKED_RATIO * checkpoint.source.size
+    work: list[tuple[str, Member]] = []
     read_to = 0
     for name, member in sorted(container.members.items(), key=lambda item: item[1].offset):
         if member.offset < read_to:
             continue  # it shares bytes with another member, which the container has reported
         read_to = member.offset + member.stored
-        held = storages.get(name[5:]) if name.startswith("data/") else None
-        dtype = held[0].dtype if held and held[0].dtype.word else None
-        if held and dtype is None:
-            dtype = next((tensor.dtype for tensor in held[1] if tensor.dtype.word), None)
         if too_much and member.method != STORED:
             content.unreadable.append((member, "unpacks to far more than the file's size"))
-            continue
+        else:
+            work.append((name, member))
+    return work
+
+
+def _read_members(
+    container: Container,
+    work: list[tuple[str, Member]],
+    storages: dict[str, tuple[StorageRef, list[TensorRef]]],
+    content: Content,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Checksum and peak of each member, through one buffer."""
+    from isal.isal_zlib import crc32
+
+    from ckpt_tools.tensors.values import Magnitudes
+
+    magnitudes, buffer = Magnitudes(PIECE), memoryview(bytearray(PIECE))
+    swap = container.byteorder == "big"
+    for name, member in work:
+        dtype = _floating(storages.get(name[5:])) if name.startswith("data/") else None
         crc, peak = 0, 0
         try:
             for piece in member_pieces(container.source, member, buffer):
@@ -82,7 +123,14 @@ def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None 
         _note(content, name, member, crc, peak if dtype is not None else None)
         if progress is not None:
             progress(member.stored)
-    return content
+
+
+def _floating(held: tuple[StorageRef, list[TensorRef]] | None) -> Dtype | None:
+    """The floating type of a storage, or, where it only counts bytes, that of the tensors in it."""
+    if held is None:
+        return None
+    storage, tensors = held
+    return storage.dtype if storage.dtype.word else next((t.dtype for t in tensors if t.dtype.word), None)
 
 
 def _note(content: Content, name: str, member: Member, crc: int, peak: int | None) -> None:

@@ -109,6 +109,7 @@ def _spec(name: str) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=64)
 def installed_version(trainer: str) -> str | None:
     """The version of an installed distribution, from its metadata."""
     if not trainer or not _spec(trainer.replace("-", "_")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,9 +25,14 @@ __all__ = [
 ]
 
 LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
-_UNPRINTABLE = re.compile(
-    r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010fffd]|[\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
-)
+
+
+@functools.cache
+def _unprintable() -> re.Pattern[str]:
+    """Control, bidirectional and zero-width characters, surrogates and private planes."""
+    return re.compile(
+        r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010fffd]|[\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
+    )
 
 
 class CkptError(Exception):
@@ -115,6 +121,8 @@ def escape(value: object, longest: int = LONGEST_TEXT) -> str:
     text = value if isinstance(value, str) else str(value)
     if len(text) > longest:
         text = text[: longest - 1] + "…"
-    return _UNPRINTABLE.sub(
+    if text.isascii() and text.isprintable():
+        return text
+    return _unprintable().sub(
         lambda found: found.group().encode("unicode_escape", "backslashreplace").decode("ascii"), text
     )

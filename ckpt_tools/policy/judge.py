@@ -31,6 +31,7 @@ __all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of", "well_k
 STDLIB = frozenset(sys.stdlib_module_names) | OLD_STDLIB
 MOST_ELEMENTS = 1 << 24
 MOST_ARGUMENTS = 100_000
+TENSOR_CALLS = REBUILDERS - {("torch._utils", "_rebuild_wrapper_subclass")}
 GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
 IDENTIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 TREES = re.compile("(" + "|".join(re.escape(tree) for tree in CLASS_TREES) + r")(\.|$)")
@@ -143,6 +144,8 @@ def _judge_global(ref: GlobalRef, uses: _Uses, seen: set[tuple[str, str, bool]])
 
 def _judge_call(call: Call, uses: _Uses) -> None:
     callee = call.target
+    if callee is not None and (callee.module, callee.name) in TENSOR_CALLS and not uses.fetches:
+        return  # nearly every call of a checkpoint; these run nothing they are given
     if callee is None and _dill_container(call, uses):
         return
     if callee is None:

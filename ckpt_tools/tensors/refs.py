@@ -217,8 +217,9 @@ def resolve_tensors(pickle: Pickle) -> dict[int, TensorRef]:
     """
     resolver = _Resolver()
     wrapped: set[int] = set()
+    rebuilds = {id(ref) for ref in pickle.globals if ref.path in REBUILD}
     for call in pickle.calls:
-        if isinstance(call.callee, GlobalRef) and call.path in REBUILD:
+        if id(call.callee) in rebuilds:
             tensor = resolver.tensor(call)
             if tensor is not None and tensor.parameter and isinstance(call.args, tuple):
                 wrapped.add(id(call.args[0]))
@@ -270,9 +271,12 @@ def _size(node: Node) -> tuple[int, ...] | None:
     """A shape or stride: a tuple of natural numbers, or ``torch.Size`` of one."""
     if isinstance(node, Call) and node.path == "torch.Size" and isinstance(node.args, tuple) and node.args:
         node = node.args[0]
-    if isinstance(node, (tuple, list)) and len(node) <= MOST_DIMENSIONS and all(_natural(length) for length in node):
-        return tuple(node)
-    return None
+    if not isinstance(node, (tuple, list)) or len(node) > MOST_DIMENSIONS:
+        return None
+    for length in node:
+        if type(length) is not int or not 0 <= length < MOST_ELEMENTS:
+            return None
+    return tuple(node)
 
 
 def _dtype(node: Node) -> Dtype | None:
