@@ -122,18 +122,18 @@ def read_checkpoint(source: Source, *, strict: bool = False) -> Checkpoint:
         whole = checkpoint.pickle.trouble is None or checkpoint.pickle.root is not None
         root = checkpoint.pickle.root if whole else _salvaged(checkpoint.pickle)
         checkpoint.tensors = resolve_tensors(checkpoint.pickle)
-        scalar = functools.partial(_scalar, checkpoint)
+        scalar = functools.partial(_scalar, checkpoint.tensors, checkpoint.container)
         checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals, scalar)
         _no_checkpoint(checkpoint, sink)
     return checkpoint
 
 
-def _scalar(checkpoint: Checkpoint, node: object) -> object:
-    """The whole number a tensor without dimensions holds; any other node as it is."""
-    tensor = checkpoint.tensors.get(id(node))
-    if tensor is None or tensor.storage is None or tensor.shape or checkpoint.container is None:
+def _scalar(tensors: dict[int, TensorRef], container: Container | None, node: object) -> object:
+    """The number a tensor without dimensions holds; any other node as it is."""
+    tensor = tensors.get(id(node))
+    if tensor is None or tensor.storage is None or tensor.shape or container is None:
         return node
-    member = checkpoint.container.storage(tensor.storage.key)
+    member = container.storage(tensor.storage.key)
     if (
         member is None
         or member.method != STORED
@@ -141,8 +141,8 @@ def _scalar(checkpoint: Checkpoint, node: object) -> object:
     ):
         return None
     size = tensor.dtype.size
-    raw = checkpoint.source.read(member.offset + tensor.offset * size, size)
-    order: Literal["big", "little"] = "big" if checkpoint.container.byteorder == "big" else "little"
+    raw = container.source.read(member.offset + tensor.offset * size, size)
+    order: Literal["big", "little"] = "big" if container.byteorder == "big" else "little"
     if len(raw) < size:
         return None
     if tensor.dtype.floating:

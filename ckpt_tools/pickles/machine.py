@@ -178,6 +178,7 @@ def run(data: bytes) -> Pickle:
         pickle.trouble = Trouble("broken", _reason(error))
     pickle.trouble = pickle.trouble or machine.odd
     if pickle.trouble is not None:
+        pickle.trouble.__traceback__ = pickle.trouble.__context__ = None  # they would keep the whole run alive
         if pickle.trouble.position < 0:
             pickle.trouble.position = max(machine.start, machine.position if pickle.trouble.kind == "cut" else 0)
         pickle.rest = machine.stack
