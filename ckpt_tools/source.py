@@ -93,7 +93,9 @@ class FileSource:
         self._lock = threading.Lock()  # only used where positional reads do not exist
 
     def read(self, offset: int, count: int) -> bytes:
-        count = max(0, min(count, self.size - offset)) if offset >= 0 else 0
+        count = min(count, self.size - offset) if offset >= 0 else 0
+        if count <= 0:
+            return b""
         if count < BUFFER_SIZE and hasattr(os, "pread"):
             return os.pread(self._file.fileno(), count, offset)  # small reads of a regular file come whole
         data = bytearray(count)
@@ -102,6 +104,8 @@ class FileSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         done = 0
+        if not 0 <= offset < self.size:
+            return 0  # also where an offset from the file is no number the system would take
         while done < len(buffer):
             got = self._read_once(offset + done, buffer[done:])
             if got == 0:
