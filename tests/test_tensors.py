@@ -47,14 +47,13 @@ class TestDescribed:
     def test_plain_tensor(self) -> None:
         found = only(tensor())
         assert (found.shape, found.stride, found.offset, str(found.dtype)) == ((2, 2), (2, 1), 0, "float32")
-        assert (found.numel, found.nbytes, found.span, found.contiguous) == (4, 16, (0, 4), True)
+        assert (found.numel, found.nbytes, found.span) == (4, 16, (0, 4))
         assert found.storage is not None
         assert (found.storage.key, found.storage.location, found.storage.numel) == ("0", "cpu", 4)
 
     def test_view_spans_from_its_first_to_its_last_value(self) -> None:
         found = only(tensor((2,), (3,), 1, count=9))
         assert found.span == (1, 4)
-        assert not found.contiguous
 
     def test_parameter_counts_once(self) -> None:
         found = only(call(name("torch._utils", "_rebuild_parameter"), tensor(), TRUE, call(ORDERED_DICT)))

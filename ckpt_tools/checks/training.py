@@ -19,7 +19,6 @@ __all__ = ["check_training", "is_weights"]
 
 ROLE_WORDS = {"optimizer": "an optimizer", "scheduler": "a learning-rate scheduler", "scaler": "a gradient scaler",
               "rng": "a random state"}  # fmt: skip
-YOLO_FAMILY = ("ultralytics", "yolov5", "yolov7", "yolov6")
 
 
 def check_training(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:

@@ -62,7 +62,6 @@ class _Uses:
     """What one pickle does with its names."""
 
     called: set[int] = field(default_factory=set)  # ids of GlobalRefs that are called, also at second hand
-    excused: set[int] = field(default_factory=set)  # ids of GlobalRefs whose rule was kept
     calls: dict[int, Call] = field(default_factory=dict)  # id of the GlobalRef -> its first call
     found: list[Judgement] = field(default_factory=list)
     nested: list[bytes] = field(default_factory=list)

@@ -76,13 +76,6 @@ class TensorRef:
         reach = sum((length - 1) * step for length, step in zip(self.shape, self.stride))
         return self.offset, reach + 1
 
-    @property
-    def contiguous(self) -> bool:
-        return 0 in self.shape or all(
-            length == 1 or step == wanted
-            for length, step, wanted in zip(self.shape, self.stride, contiguous_stride(self.shape))
-        )
-
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     """The row-major stride of ``shape``, in elements."""
