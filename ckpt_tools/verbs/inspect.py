@@ -165,9 +165,8 @@ def globals_table(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def select_tensors(opened: OpenCheckpoint, pattern: str = "*") -> list[Tensor]:
-    """Tensors whose name matches a pattern (``*`` any run of characters); a word without one matches inside names."""
-    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    return [tensor for name, tensor in opened.items() if fnmatchcase(name, wanted)]
+    """Tensors in whose name a pattern matches somewhere (``*`` any run of characters, ``?`` any one)."""
+    return [tensor for name, tensor in opened.items() if fnmatchcase(name, f"*{pattern}*")]
 
 
 def tree(checkpoint: Checkpoint, depth: int = 3) -> Iterator[str]:
