@@ -71,7 +71,7 @@ class Machine:
         self.memo: dict[int, Node] = {}
         self.pickle = Pickle()
         self.wide_keys = 0
-        self.frame_end = len(data)
+        self.frame_end = 0  # of the frame at work; 0 outside of one
         self.odd: Trouble | None = None
 
     def note(self, kind: str, message: str, position: int) -> None:
@@ -196,7 +196,7 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
     data, stack, memo, marks = machine.data, machine.stack, machine.memo, machine.marks
     push, pop, calls = stack.append, stack.pop, machine.pickle.calls
     position = 0
-    machine.frame_end = boundary = len(data)
+    boundary = len(data)
     for count in range(MOST_OPCODES):
         start = position
         op = data[position]
@@ -290,7 +290,7 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
                 raise Trouble("cut", "the pickle ends early", start)
             if start < boundary:
                 machine.note("straddle", "an operand reaches over the end of its frame", start)
-            machine.frame_end = boundary = len(data)
+            machine.frame_end, boundary = 0, len(data)
         machine.position = position
     raise Trouble("limit", f"more than {MOST_OPCODES} opcodes", position)
 
@@ -442,7 +442,7 @@ def _proto(m: Machine) -> None:
 def _frame(m: Machine) -> None:
     """Note where the frame ends: what reaches over it is read differently by CPython's two unpicklers."""
     length = int.from_bytes(m.take(8), "little")
-    if m.start < m.frame_end < len(m.data):
+    if m.start < m.frame_end:
         m.note("straddle", "a frame inside a frame", m.start)
     if m.position + length > len(m.data):
         m.note("cut", f"a frame of {length} bytes, {len(m.data) - m.position} left", m.start)
