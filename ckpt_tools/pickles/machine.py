@@ -75,8 +75,8 @@ class Machine:
         self.odd: Trouble | None = None
 
     def note(self, kind: str, message: str, position: int) -> None:
-        """Keep the first oddity that a real unpickler may stop at, and read on: what follows is judged, too."""
-        if self.odd is None:
+        """Keep the gravest oddity that a real unpickler may stop at, and read on: what follows is judged, too."""
+        if self.odd is None or (kind == "straddle" and self.odd.kind != "straddle"):
             self.odd = Trouble(kind, message, position)
 
     def take(self, count: int) -> bytes:
