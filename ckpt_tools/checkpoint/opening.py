@@ -32,7 +32,7 @@ from ckpt_tools.layouts import Part, Recognised, recognise
 from ckpt_tools.pickles import MOST_BYTES, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
-from ckpt_tools.tensors import TensorRef, resolve_tensors
+from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
 
@@ -69,6 +69,20 @@ class Checkpoint:
     @property
     def parts(self) -> list[Part]:
         return self.recognised.parts if self.recognised else []
+
+    @functools.cached_property
+    def storages(self) -> dict[str, tuple[StorageRef, list[TensorRef]]]:
+        """The storages by key, each with the tensors that lie in it."""
+        found: dict[str, tuple[StorageRef, list[TensorRef]]] = {}
+        for tensor in self.tensors.values():
+            if tensor.storage is not None:
+                found.setdefault(tensor.storage.key, (tensor.storage, []))[1].append(tensor)
+        return found
+
+    @functools.cached_property
+    def packages(self) -> frozenset[str]:
+        """The top-level packages the file's pickles name: what loading would import."""
+        return frozenset(package_of(ref.module) for _, pickle in self.pickles for ref in pickle.globals)
 
     def changed(self) -> bool:
         """Whether the file was written to since it was opened."""
@@ -248,7 +262,7 @@ def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> N
             window = WindowSource(container.source, member.offset, member.size, name)
             _nested_source(checkpoint, window, 1)
         elif _may_hold_pickle(container, member) and member.size <= MOST_BYTES:
-            _nested_source(checkpoint, BytesSource(_member_data(container, member, lambda fact: None), name), 1)
+            _nested_source(checkpoint, BytesSource(_member_data(container, member, _ignore), name), 1)
     for name, member in container.alternatives:
         first = container.members.get(name)
         if first is not None and name.lower().endswith(PICKLE_SUFFIXES) and _differ(container, first, member):
@@ -268,27 +282,34 @@ def _may_hold_pickle(container: Container, member: Member) -> bool:
 
 def _differ(container: Container, first: Member, second: Member) -> bool:
     """Two members of one name: a reader may see either, so they must say the same."""
-    ignore: Sink = lambda fact: None  # noqa: E731
-    return _member_data(container, first, ignore) != _member_data(container, second, ignore)
+    return _member_data(container, first, _ignore) != _member_data(container, second, _ignore)
 
 
 def _nested_source(checkpoint: Checkpoint, inner: Source, depth: int) -> None:
     """Collect the pickles of a checkpoint that lies inside this one, to judge them (damage in it is its affair)."""
     if depth > DEEPEST_NEST or inner.size == 0 or len(checkpoint.pickles) > MOST_NESTED:
         return
-    ignore: Sink = lambda fact: None  # noqa: E731
     kind = sniff(inner)
     if kind.name == "zip":
-        container = read_zip(inner, ignore)
-        for name, member in [*container.members.items(), *container.alternatives][:MOST_MEMBERS]:
-            if not name.startswith("data/") and member.size <= MOST_BYTES:
-                data = _member_data(container, member, ignore)
-                _nested_source(checkpoint, BytesSource(data, f"{inner.name}!{name}"), depth + 1)
+        _nested_archive(checkpoint, inner, f"{inner.name}!", depth)
         return
     start = _npy_header(inner) if kind.name == "npy" else 0
-    stream = read_stream(WindowSource(inner, start, inner.size - start, inner.name), ignore)
+    stream = read_stream(WindowSource(inner, start, inner.size - start, inner.name), _ignore)
     if kind.name == "pickle" or looks_like_pickle(stream.pickles[0][1], stream.container.source):
         checkpoint.pickles.extend((inner.name, pickle) for _, pickle in stream.pickles)
+
+
+def _nested_archive(checkpoint: Checkpoint, source: Source, prefix: str, depth: int) -> None:
+    """Collect the pickles of every member of an archive that is not the checkpoint's own container."""
+    container = read_zip(source, _ignore)
+    for name, member in [*container.members.items(), *container.alternatives][:MOST_MEMBERS]:
+        if not name.startswith("data/") and member.size <= MOST_BYTES:
+            data = _member_data(container, member, _ignore)
+            _nested_source(checkpoint, BytesSource(data, prefix + name), depth + 1)
+
+
+def _ignore(fact: Finding) -> None:
+    """The sink for what lies inside a file: only danger in it counts, and that is judged, not reported."""
 
 
 def _npy_header(source: Source) -> int:
@@ -329,11 +350,7 @@ def _archive_behind(checkpoint: Checkpoint) -> None:
     """A zip archive at the end of another kind of file: zip readers start from the end and would open it."""
     end = find_end(checkpoint.source)
     if end is not None and end.count and end.records - end.length >= 0:
-        container = read_zip(checkpoint.source, lambda fact: None)
-        for name, member in list(container.members.items())[:MOST_MEMBERS]:
-            if not name.startswith("data/") and member.size <= MOST_BYTES:
-                data = _member_data(container, member, lambda fact: None)
-                _nested_source(checkpoint, BytesSource(data, name), 1)
+        _nested_archive(checkpoint, checkpoint.source, "", 0)
 
 
 def _foreign(checkpoint: Checkpoint, sink: Sink) -> None:

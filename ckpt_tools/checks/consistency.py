@@ -9,7 +9,7 @@ from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import PREFIXES
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.layouts import Part, optimizer_groups, optimizer_state
+from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import Layer, class_name
@@ -80,16 +80,16 @@ def _optimizer_shapes(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Optimizer state against all tensors that could be its parameters, by shape (order differs between scripts)."""
     recognised = checkpoint.recognised
     assert recognised is not None
-    optimizers = [part for part in recognised.role("optimizer") if optimizer_groups(part.node)]
+    optimizers = [part for part in recognised.role("optimizer") if part.groups]
     if not recognised.weights or not optimizers or recognised.layout.name in ("ultralytics", "deepspeed"):
         return  # ultralytics: parameter by parameter, in grouping.py; DeepSpeed flattens its parameters
     models = recognised.role("model") or recognised.role("ema")
     params = [t for part in models for t in trainable(part).values()]
     counted = {id(t) for part in (*recognised.weights, *recognised.role("optimizer")) for t in part.tensors.values()}
     params += [t for t in checkpoint.tensors.values() if t.dtype.floating and id(t) not in counted]  # loose parameters
-    if any(LOW_RANK & group.options.keys() for part in optimizers for group in optimizer_groups(part.node)):
+    if any(LOW_RANK & group.options.keys() for part in optimizers for group in part.groups):
         return  # moments of projected gradients have other shapes than their parameters
-    known = sum(len(group.params) for part in optimizers for group in optimizer_groups(part.node))
+    known = sum(len(group.params) for part in optimizers for group in part.groups)
     if known > len(params):
         yield finding("group-count", optimizers[0].path, have=known, want=len(params))
         return
@@ -107,11 +107,11 @@ def _positional(optimizers: list[Part], models: list[Part], checkpoint: Checkpoi
     """Misfits by position, where one optimizer holds all parameters of one model in a single group; else ``None``."""
     if len(optimizers) != 1 or len(models) != 1:
         return None
-    groups = optimizer_groups(optimizers[0].node)
+    groups = optimizers[0].groups
     params = list(trainable(models[0]).items())
     if len(groups) != 1 or len(groups[0].params) != len(params):
         return None
-    state = optimizer_state(optimizers[0].node)
+    state = optimizers[0].state
     wrong = []
     for key, (name, param) in zip(groups[0].params, params):
         if any(shape != param.shape for shape in _shapes(state.get(key, {}), checkpoint)):
@@ -126,7 +126,7 @@ def _shapes(state: Mapping[str, object], checkpoint: Checkpoint) -> list[tuple[i
 
 def _misfits(part: Part, checkpoint: Checkpoint, room: Counter[tuple[int, ...]]) -> Iterator[Finding]:
     wrong = []
-    for key, state in optimizer_state(part.node).items():
+    for key, state in part.state.items():
         shapes = set(_shapes(state, checkpoint))
         if len(shapes) > 1:
             wrong.append(f"parameter {key} has state of several shapes")

@@ -15,7 +15,7 @@ from ckpt_tools.findings import Finding, finding
 from ckpt_tools.source import BUFFER_SIZE
 from ckpt_tools.tensors import Dtype, StorageRef, TensorRef
 
-__all__ = ["Content", "by_storage", "check_checksums", "scan_content"]
+__all__ = ["Content", "check_checksums", "scan_content"]
 
 MOST_UNPACKED, UNPACKED_RATIO = 1 << 30, 100  # bytes, and times the file's size: beyond that it is a bomb
 READERS, MANY_READERS_FROM = 2, 128 << 20  # threads, and bytes of a file from which they pay
@@ -32,20 +32,6 @@ class Content:
     peaks: dict[str, int] = field(default_factory=dict)
 
 
-def by_storage(checkpoint: Checkpoint) -> dict[str, tuple[StorageRef, list[TensorRef]]]:
-    """The tensors in each storage, by the storage's key."""
-    found: dict[str, tuple[StorageRef, list[TensorRef]]] = {}
-    for tensor in checkpoint.tensors.values():
-        storage = tensor.storage
-        if storage is not None:
-            held = found.get(storage.key)
-            if held is None:
-                found[storage.key] = (storage, [tensor])
-            else:
-                held[1].append(tensor)
-    return found
-
-
 def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> Content:
     """Read every member once. Raises ``OSError`` only where the disk itself fails.
 
@@ -54,7 +40,7 @@ def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None 
     container, content = checkpoint.container, Content()
     if container is None:
         return content
-    storages = by_storage(checkpoint)
+    storages = checkpoint.storages
     work = _work(checkpoint, container, content)
     readers = READERS if checkpoint.source.size >= MANY_READERS_FROM else 1
     if readers == 1:
@@ -144,7 +130,7 @@ def _note(content: Content, name: str, member: Member, crc: int, peak: int | Non
 
 def check_checksums(checkpoint: Checkpoint, content: Content) -> Iterator[Finding]:
     """Members whose bytes changed, with the tensors that lie in them."""
-    names, storages = TensorNames(checkpoint), by_storage(checkpoint)
+    names, storages = TensorNames(checkpoint), checkpoint.storages
     root = checkpoint.container.root + "/" if checkpoint.container and checkpoint.container.root else ""
     for member in content.wrong:
         inside = member.name[len(root) :] if member.name.startswith(root) else member.name

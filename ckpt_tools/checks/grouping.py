@@ -10,7 +10,7 @@ from ckpt_tools.checks.context import Context, Target, release
 from ckpt_tools.checks.machine import installed_packages
 from ckpt_tools.checks.names import few
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.layouts import Group, Part, Recognised, optimizer_groups, optimizer_state
+from ckpt_tools.layouts import Group, Part, Recognised
 from ckpt_tools.layouts.parts import plain
 from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, refused_arguments
 from ckpt_tools.tensors.modules import Layer
@@ -26,7 +26,7 @@ def check_target(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
     found = checkpoint.recognised
     if found is None or found.layout.name != "ultralytics" or found.epoch is None or found.epoch < 0:
         return
-    part = next((part for part in found.role("optimizer") if optimizer_groups(part.node)), None)
+    part = next((part for part in found.role("optimizer") if part.groups), None)
     weights = next((part for part in found.role("ema") + found.role("model") if part.form == "module"), None)
     if part is not None and weights is not None:
         yield from _groups(checkpoint, found, context, part, weights)
@@ -38,7 +38,7 @@ def _groups(
     checkpoint: Checkpoint, found: Recognised, context: Context, part: Part, weights: Part
 ) -> Iterator[Finding]:
     layers = weights.layers
-    groups = optimizer_groups(part.node)
+    groups = part.groups
     if any(layer.kind and not layer.kind.startswith(KNOWN_CLASSES) for layer in layers):
         return  # a model of the user's own classes: which of them are norms can't be told from names
     if found.args.get("distill_model"):
@@ -91,7 +91,7 @@ def _shapes(
     checkpoint: Checkpoint, part: Part, groups: list[Group], plan: list[PlannedGroup], weights: Part
 ) -> Iterator[Finding]:
     """Every state tensor against the parameter at its place in its group."""
-    state = optimizer_state(part.node)
+    state = part.state
     wrong = []
     for group, planned in zip(groups, plan):
         for key, name in zip(group.params, planned.names):
@@ -124,8 +124,12 @@ def _arguments(found: Recognised, context: Context) -> Iterator[Finding]:
 
 def _dill(checkpoint: Checkpoint, found: Recognised, context: Context) -> Iterator[Finding]:
     target = context.target
-    needed = any(ref.module.split(".")[0] == "dill" for _, pickle in checkpoint.pickles for ref in pickle.globals)
-    if not needed or target is None or target.source == "file" or target.version == found.version:
+    if (
+        "dill" not in checkpoint.packages
+        or target is None
+        or target.source == "file"
+        or target.version == found.version
+    ):
         return
     there = target.source == "installed" and installed_packages(["dill"], context.python)[0].get("dill")
     if not there:

@@ -16,7 +16,6 @@ from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.context import Context
 from ckpt_tools.checks.names import few
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.policy import package_of
 
 __all__ = ["check_machine", "check_save_dir", "installed_packages", "installed_version"]
 
@@ -123,8 +122,7 @@ def installed_version(trainer: str) -> str | None:
 
 
 def _packages(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
-    named = {package_of(ref.module) for _, pickle in checkpoint.pickles for ref in pickle.globals}
-    wanted = sorted(name for name in named - ALWAYS if name.isidentifier())
+    wanted = sorted(name for name in checkpoint.packages - ALWAYS if name.isidentifier())
     found, _ = installed_packages(wanted, context.python)
     context.installed.update(found)
     missing = [name for name in wanted if not found.get(name)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ckpt_tools.checks.context import Context, release
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.layouts import Part, Recognised, optimizer_groups, optimizer_state
+from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import plain
 from ckpt_tools.layouts.ultralytics import auto_choices
 
@@ -45,7 +45,7 @@ SAME = {"adam": "adamw"}  # as far as their state dicts go
 
 def optimizer_kind(part: Part) -> Kind | None:
     """The kind of an optimizer part, or ``None`` for one torch does not have."""
-    options = {key for group in optimizer_groups(part.node) for key in group.options}
+    options = {key for group in part.groups for key in group.options}
     return next((kind for kind in KINDS if kind.options <= options), None)
 
 
@@ -54,7 +54,7 @@ def check_state(part: Part) -> Iterator[Finding]:
     kind = optimizer_kind(part)
     if kind is None or kind.name != "AdamW":
         return
-    for key, state in optimizer_state(part.node).items():
+    for key, state in part.state.items():
         if ("exp_avg" in state) != ("exp_avg_sq" in state):
             missing = "exp_avg_sq" if "exp_avg" in state else "exp_avg"
             yield finding("optimizer-misfit", f"{part.path}.state.{key}", wanted=kind.name, why=f"{missing} is missing")
@@ -85,6 +85,6 @@ def check_optimizer(found: Recognised, part: Part, context: Context) -> Iterator
 
 def _initial_lr(found: Recognised, part: Part) -> Iterator[Finding]:
     warmup = plain(found.args.get("warmup_epochs"))
-    lacking = any("initial_lr" not in group.options for group in optimizer_groups(part.node))
+    lacking = any("initial_lr" not in group.options for group in part.groups)
     if lacking and isinstance(warmup, (int, float)) and warmup > 0:
         yield finding("no-initial-lr", f"{part.path}.param_groups")

@@ -37,7 +37,7 @@ def check_portability(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield finding("path-objects", kind=few(paths))
     if any(module.startswith("numpy._core") for module in modules):
         yield finding("numpy2-names")
-    if any(module.split(".")[0] == "dill" for module in modules):
+    if "dill" in checkpoint.packages:
         yield finding("dill-names")
     yield from _prefixes(checkpoint)
     yield from _local(checkpoint)

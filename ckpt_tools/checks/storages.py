@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckpt_tools.checkpoint import Checkpoint
-from ckpt_tools.checks.content import by_storage
 from ckpt_tools.checks.names import TensorNames, few
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.tensors import StorageRef, TensorRef
@@ -26,7 +25,7 @@ def check_storages(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield finding("inline-tensors", count=inline)
     if container is None or container.kind not in ("zip", "legacy"):
         return
-    names, storages = TensorNames(checkpoint), by_storage(checkpoint)
+    names, storages = TensorNames(checkpoint), checkpoint.storages
     missing: list[TensorRef] = []
     short: list[TensorRef] = []
     odd: list[Finding] = []

@@ -10,7 +10,7 @@ from ckpt_tools.checks.context import Context, release
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import check_optimizer, check_state
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.layouts import Part, Recognised, optimizer_groups, optimizer_state
+from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.layouts.ultralytics import resume_rules
 from ckpt_tools.pickles import is_mapping
@@ -86,7 +86,7 @@ def _optimizer(checkpoint: Checkpoint, found: Recognised, context: Context) -> I
     usable = [part for part in parts if not _hollow(part) and (is_mapping(part.node) or not found.layout.module)]
     if usable:
         for part in usable:
-            if optimizer_groups(part.node) and not optimizer_state(part.node) and _keeps_state(part):
+            if part.groups and not part.state and _keeps_state(part):
                 yield finding("empty-optimizer", part.path)
             yield from check_state(part)
         if found.layout.name == "ultralytics":
@@ -114,7 +114,7 @@ def _optimizer(checkpoint: Checkpoint, found: Recognised, context: Context) -> I
 
 def _fault(part: Part) -> str:
     """Why an optimizer that is there is of no use."""
-    return "can't be loaded" if optimizer_groups(part.node) else "is empty"
+    return "can't be loaded" if part.groups else "is empty"
 
 
 def _shards_beside(checkpoint: Checkpoint, found: Recognised) -> bool:
@@ -128,14 +128,14 @@ def _hollow(part: Part) -> bool:
     """An optimizer without groups, or whose state is no mapping: torch can load neither."""
     content = dict_of(part.node)
     if "param_groups" in content:
-        return not optimizer_groups(part.node) or not (dict_of(content.get("state")) or content.get("state") == {})
+        return not part.groups or not (dict_of(content.get("state")) or content.get("state") == {})
     return not content and not part.tensors
 
 
 def _keeps_state(part: Part) -> bool:
     """Plain SGD without momentum keeps no state, so an empty one is what it should be."""
-    momentum = [group.options.get("momentum") for group in optimizer_groups(part.node)]
-    adaptive = any("betas" in group.options or "alpha" in group.options for group in optimizer_groups(part.node))
+    momentum = [group.options.get("momentum") for group in part.groups]
+    adaptive = any("betas" in group.options or "alpha" in group.options for group in part.groups)
     return adaptive or any(value not in (0, 0.0, None) for value in momentum)
 
 

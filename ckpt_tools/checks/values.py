@@ -12,7 +12,7 @@ from ckpt_tools.checks.content import Content
 from ckpt_tools.checks.names import TensorNames, few
 from ckpt_tools.container import MemberError
 from ckpt_tools.findings import Finding, finding
-from ckpt_tools.layouts import Part, optimizer_state
+from ckpt_tools.layouts import Part
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.values import Magnitudes, finite_peak, nonfinite_peak, tensor_array, tensor_raw
 
@@ -143,7 +143,7 @@ def _underflow(checkpoint: Checkpoint, peaks: _Peaks) -> Iterator[Finding]:
             continue
         lost = total = 0
         kind = ""
-        for state in optimizer_state(part.node).values():
+        for state in part.state.values():
             first, second = (checkpoint.tensors.get(id(state.get(key))) for key in ("exp_avg", "exp_avg_sq"))
             if first is None or second is None or second.dtype.size != 2 or peaks.storage_peak(second) is None:
                 continue

@@ -14,11 +14,17 @@ from ckpt_tools.cli.render import command as command_text
 from ckpt_tools.cli.render import discard_output
 from ckpt_tools.findings import CkptError
 
-__all__ = ["BUG", "FINISHED", "INTERRUPTED", "NO", "USAGE", "YES", "guarded", "worst"]
+__all__ = ["BUG", "BUG_WORDS", "FINISHED", "INTERRUPTED", "NO", "USAGE", "YES", "bug_text", "guarded", "worst"]
 
 YES, NO, USAGE, FINISHED, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+BUG_WORDS = "this is a bug in ckpt, not in your file; run it again with CKPT_DEBUG=1 and report what it prints"
 SERIOUS_FIRST = (BUG, USAGE, NO, FINISHED, YES)
 P = ParamSpec("P")
+
+
+def bug_text(error: Exception) -> str:
+    """What to tell a user about a bug of ours."""
+    return f"{BUG_WORDS} ({type(error).__name__}: {error})"
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -63,7 +69,5 @@ def _code(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
     except Exception as error:
         if os.environ.get("CKPT_DEBUG"):
             raise
-        kind = type(error).__name__
-        print(f"ckpt: this is a bug in ckpt, not in your file ({kind}: {error}).", file=sys.stderr)
-        print("ckpt: run it again with CKPT_DEBUG=1 and report what it prints.", file=sys.stderr)
+        print(f"ckpt: {bug_text(error)}", file=sys.stderr)
         return BUG

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from ckpt_tools.findings import escape
+from ckpt_tools.findings import escape, writable
 
 __all__ = ["COLOURS", "bytes_text", "command", "discard_output", "paint", "print_json", "progress_bar", "say", "shown"]
 
@@ -29,7 +29,6 @@ COLOURS = {
     "note": "blue",
 }
 LONGEST_COMMAND = 16_384  # characters; several times the longest path there is
-LONGEST_INTEGER = 1024  # bits; beyond that Python refuses to write it in decimal sooner or later
 SHOW_BAR_FROM = 256 << 20  # bytes; less is done before a bar could be read
 
 
@@ -80,9 +79,7 @@ def plain_json(value: Any) -> Any:
         return [plain_json(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > LONGEST_INTEGER:
-        return f"<integer of {value.bit_length()} bits>"
-    return value
+    return writable(value)
 
 
 def bytes_text(count: int) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ckpt_tools.cli.guard import BUG, FINISHED, NO, USAGE, YES, worst
+from ckpt_tools.cli.guard import BUG, BUG_WORDS, FINISHED, NO, USAGE, YES, bug_text, worst
 from ckpt_tools.cli.paths import expand
 from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
@@ -64,9 +65,13 @@ def verify(
 ) -> int:
     """Say whether checkpoints are whole, safe and can be resumed."""
     counts = [_known_condition(text) for text in fail_on or ()]
-    options = _Options(quick, here, target, tuple(trust or ()), python)
-    if target is not None:
-        parse_target(target)
+    options: dict[str, Any] = {
+        "quick": quick,
+        "here": here,
+        "target": parse_target(target, python) if target is not None else None,
+        "trust": tuple(trust or ()),
+        "python": python,
+    }
     try:
         files, many = expand(paths)
     except CkptError as error:
@@ -86,35 +91,24 @@ def verify(
     return worst(codes)
 
 
-class _Options(tuple[bool, bool, "str | None", "tuple[str, ...]", "str | None"]):
-    """The options every file is verified with; a plain tuple, so that it travels to other processes."""
-
-    def __new__(
-        cls, quick: bool, here: bool, target: str | None, trust: tuple[str, ...], python: str | None
-    ) -> _Options:
-        return super().__new__(cls, (quick, here, target, trust, python))
-
-
-def _one(path: str, options: tuple[bool, bool, str | None, tuple[str, ...], str | None], bar: bool = False) -> Report:
-    quick, here, target, trust, python = options
+def _one(path: str, options: dict[str, Any], bar: bool = False) -> Report:
+    """One file's report; whatever goes wrong with it is in there."""
     try:
-        size = os.path.getsize(path) if bar and not quick else 0
+        size = os.path.getsize(path) if bar and not options["quick"] else 0
     except OSError:
         size = 0
     try:
         with progress_bar(size, os.path.basename(path)) as progress:
-            return verify_file(
-                path, quick=quick, here=here, target=target, trust=trust, python=python, progress=progress
-            )
+            return verify_file(path, **options, progress=progress)
     except CkptError as error:
         return Report(path=path, verdict=None, error=str(error))
     except Exception as error:  # one file must not cost the verdicts about the others
         if os.environ.get("CKPT_DEBUG"):
             raise
-        return Report(path=path, verdict=None, error=f"{BUG_WORDS} ({type(error).__name__}: {error})")
+        return Report(path=path, verdict=None, error=bug_text(error))
 
 
-def _run(files: list[str], options: _Options, jobs: int) -> Iterator[Report]:
+def _run(files: list[str], options: dict[str, Any], jobs: int) -> Iterator[Report]:
     """Reports in the order of the files."""
     workers = min(jobs or os.cpu_count() or 1, len(files))
     if workers <= 1:
@@ -126,7 +120,7 @@ def _run(files: list[str], options: _Options, jobs: int) -> Iterator[Report]:
     chunk = max(1, min(16, len(files) // (4 * workers)))
     pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
     try:
-        yield from pool.map(_one, files, [tuple(options)] * len(files), chunksize=chunk)
+        yield from pool.map(functools.partial(_one, options=options), files, chunksize=chunk)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -150,16 +144,15 @@ def _known_condition(text: str) -> str:
     return entry.code
 
 
-BUG_WORDS = "this is a bug in ckpt, not in your file; run it again with CKPT_DEBUG=1 and report what it prints"
-SEVERITY_RANK = {"note": 0, "warning": 1, "error": 2}
+# For each severity, the words of --fail-on that it meets: its own and those of lesser ones.
+AT_LEAST = {one: {str(other) for other in Severity if other.rank >= one.rank} for one in Severity}
 
 
 def _exit_code(report: Report, purpose: str, conditions: list[str]) -> int:
     if report.verdict is None:
         return BUG if (report.error or "").startswith(BUG_WORDS) else USAGE
     for fact in report.findings:
-        rank = SEVERITY_RANK[str(fact.severity)]
-        if any(fact.code == wanted or rank >= SEVERITY_RANK.get(wanted, 9) for wanted in conditions):
+        if any(fact.code == wanted or wanted in AT_LEAST[fact.severity] for wanted in conditions):
             return NO
     if report.allows(purpose):
         return YES

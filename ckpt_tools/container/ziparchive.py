@@ -130,15 +130,19 @@ def _member(entry: zr.Entry, local: zr.Local | None, source: Source, sink: Sink)
         sink(finding("header-conflict", name, what=f"local header and directory give another {conflict}"))
     if (entry.flags | local.flags) & zr.ODD_FLAGS:
         sink(finding("odd-flags", name, flags=f"0x{entry.flags | local.flags:04x}"))
-    crc = entry.crc if entry.crc or not entry.size else None
     left = max(0, source.size - local.data)
-    member = Member(name, local.data, entry.size, entry.stored, crc, entry.method, entry.header)
+    member = Member(name, local.data, entry.size, entry.stored, _recorded(entry), entry.method, entry.header)
     if entry.stored > left or (entry.method == STORED and entry.size != entry.stored):
         sink(finding("header-conflict", name, what="its sizes can't be true"))
         member.stored = min(entry.stored, left)
         member.size = member.stored if entry.method == STORED else entry.size
         member.whole = False
     return member
+
+
+def _recorded(record: zr.Entry | zr.Local | zr.Descriptor) -> int | None:
+    """The checksum on record; 0 on bytes that are there means that none was computed."""
+    return record.crc if record.crc or not record.size else None
 
 
 def _conflict(entry: zr.Entry, local: zr.Local) -> str:
@@ -185,8 +189,7 @@ def _walked(source: Source, local: zr.Local, header: int) -> tuple[Member, int]:
     if local.flags & zr.DEFERRED:
         descriptor = zr.parse_descriptor(source.read(after, 28), 0, stored)
         after += descriptor.length if descriptor else 0
-    crc = local.crc if local.crc or not size else None
-    return Member(name, local.data, size, stored, crc, local.method, header, whole), after
+    return Member(name, local.data, size, stored, _recorded(local), local.method, header, whole), after
 
 
 def _deferred(source: Source, local: zr.Local, name: str, header: int) -> tuple[Member, int]:
@@ -197,8 +200,7 @@ def _deferred(source: Source, local: zr.Local, name: str, header: int) -> tuple[
         stored = place - local.data
         descriptor = zr.parse_descriptor(source.read(place, 28), 0, stored)
         if descriptor is not None and (local.method != STORED or descriptor.size == stored):
-            crc = descriptor.crc if descriptor.crc or not descriptor.size else None
-            member = Member(name, local.data, descriptor.size, stored, crc, local.method, header)
+            member = Member(name, local.data, descriptor.size, stored, _recorded(descriptor), local.method, header)
             return member, place + descriptor.length
         following = zr.parse_local(source, place)
         if following is not None and following.name.startswith(root):

@@ -17,6 +17,7 @@ from ckpt_tools.findings.model import (
     escape,
     finding,
     strict,
+    writable,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "finding",
     "lookup",
     "strict",
+    "writable",
 ]

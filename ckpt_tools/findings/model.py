@@ -22,8 +22,10 @@ __all__ = [
     "escape",
     "finding",
     "strict",
+    "writable",
 ]
 
+LONGEST_INTEGER = 1024  # bits
 LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
 
 
@@ -114,11 +116,16 @@ def decide(findings: Iterable[Finding], otherwise: Verdict = Verdict.RESUMABLE) 
     return next((verdict for verdict in Verdict if verdict in present), otherwise)
 
 
+def writable(value: object) -> object:
+    """The value itself, or words for an integer so long that Python refuses to write it in decimal."""
+    if isinstance(value, int) and value.bit_length() > LONGEST_INTEGER:
+        return f"<integer of {value.bit_length()} bits>"
+    return value
+
+
 def escape(value: object, longest: int = LONGEST_TEXT) -> str:
     """Text from a file made safe for a terminal: control and bidirectional characters escaped, length bounded."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1024:
-        return f"<integer of {value.bit_length()} bits>"
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else str(writable(value))
     if len(text) > longest:
         text = text[: longest - 1] + "…"
     if text.isascii() and text.isprintable():

@@ -15,6 +15,11 @@ class Severity(str, Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def rank(self) -> int:
+        """0 for what matters most; sorting by it puts errors first."""
+        return list(Severity).index(self)
+
 
 class Verdict(str, Enum):
     """One word per file. The order is the order of precedence: the first that applies wins."""

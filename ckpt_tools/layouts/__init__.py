@@ -1,6 +1,6 @@
 """How each trainer lays a checkpoint out, as data, and how a file's layout and parts are recognised."""
 
-from ckpt_tools.layouts.parts import Group, Part, find_parts, optimizer_groups, optimizer_state
+from ckpt_tools.layouts.parts import Group, Part, find_parts
 from ckpt_tools.layouts.recognise import Recognised, recognise
 from ckpt_tools.layouts.table import LAYOUTS, Layout, layout_named
 
@@ -12,7 +12,5 @@ __all__ = [
     "Recognised",
     "find_parts",
     "layout_named",
-    "optimizer_groups",
-    "optimizer_state",
     "recognise",
 ]

@@ -6,6 +6,7 @@ Shapes of the state dicts as in ``torch/optim/optimizer.py``, ``torch/optim/lr_s
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,16 @@ class Part:
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @functools.cached_property
+    def groups(self) -> list[Group]:
+        """The parameter groups of an optimizer; empty where it keeps them in another form."""
+        return optimizer_groups(self.node)
+
+    @functools.cached_property
+    def state(self) -> dict[Node, dict[str, Node]]:
+        """Per parameter id, the state an optimizer keeps for it."""
+        return optimizer_state(self.node)
 
     def dtypes(self) -> list[str]:
         """Element types of the tensors, the one with most elements first."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from ckpt_tools.api import OpenCheckpoint, Tensor
 from ckpt_tools.checkpoint import Checkpoint
-from ckpt_tools.layouts import Part, optimizer_groups
+from ckpt_tools.findings import writable
+from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.pickles import Call, GlobalRef, SetNode, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
@@ -19,7 +20,6 @@ __all__ = ["args_table", "globals_table", "overview", "select_tensors", "tree", 
 DEEPEST = 12
 LONGEST_LIST = 64
 MOST_VALUES = 20_000  # values shown of one setting
-LARGEST_SHOWN = 1024  # bits of an integer
 METRIC_KEYS = ("best_fitness", "best_acc", "best_acc1", "loss", "acc", "metric", "best_ap", "curr_ap", "fitness")
 
 
@@ -71,7 +71,7 @@ def _part(part: Part) -> dict[str, Any]:
     if part.role == "optimizer" and part.present:
         entry["groups"] = [
             {"parameters": len(group.params), "options": {key: value_of(value) for key, value in group.options.items()}}
-            for group in optimizer_groups(part.node)
+            for group in part.groups
         ]
     return entry
 
@@ -102,9 +102,7 @@ class _Plain:
 
     def value(self, node: Node, depth: int) -> Any:
         self.left -= 1
-        node = plain(node)
-        if isinstance(node, int) and node.bit_length() > LARGEST_SHOWN:
-            return f"<integer of {node.bit_length()} bits>"
+        node = writable(plain(node))
         if isinstance(node, (str, int, float, bool, type(None))):
             return node
         if depth >= DEEPEST or self.left < 0:

@@ -21,7 +21,7 @@ from ckpt_tools.checks.portability import check_portability
 from ckpt_tools.checks.safety import check_unknown_code
 from ckpt_tools.checks.storages import check_storages
 from ckpt_tools.checks.training import check_training, is_weights
-from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, decide, finding
+from ckpt_tools.findings import CkptError, Finding, Verdict, decide, finding
 from ckpt_tools.source import FileSource
 
 __all__ = ["Report", "parse_target", "verify", "verify_checkpoint"]
@@ -32,7 +32,6 @@ PLAIN_VERSION = re.compile(r"\d[\w.+-]{0,40}")
 FRESH = 10  # seconds after a write in which a save may still be under way
 MOST_ALIKE = 20  # findings of one code that are listed one by one
 MOST_SIBLINGS = 40
-SEVERITIES = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 Progress = Callable[[int], None]
 
 
@@ -135,7 +134,7 @@ def _just_written(report: Report, checkpoint: Checkpoint) -> Report:
         age = time.time() - source.modified
         if 0 <= age < FRESH:
             report.findings.append(_addressed(finding("just-written", seconds=round(age)), report.path, None))
-            report.findings.sort(key=lambda fact: SEVERITIES[fact.severity])
+            report.findings.sort(key=lambda fact: fact.severity.rank)
     return report
 
 
@@ -220,7 +219,7 @@ def _report(checkpoint: Checkpoint, context: Context, facts: list[Finding]) -> R
         size=checkpoint.source.size,
         resume=found.layout.resume or None if found else None,
         target=context.target,
-        findings=sorted(listed, key=lambda fact: SEVERITIES[fact.severity]),
+        findings=sorted(listed, key=lambda fact: fact.severity.rank),
     )
 
 
