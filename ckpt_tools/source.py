@@ -11,13 +11,23 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from ckpt_tools.findings import CkptError
 
-__all__ = ["BUFFER_SIZE", "BytesSource", "FileSource", "Source", "WindowSource", "blocks", "open_source", "zero_tail"]
+__all__ = [
+    "BUFFER_SIZE",
+    "BytesSource",
+    "FileSource",
+    "ScratchSource",
+    "Source",
+    "WindowSource",
+    "blocks",
+    "open_source",
+    "zero_tail",
+]
 
 BUFFER_SIZE = 1 << 20  # bytes; one reused buffer of this size is all the memory tensor data ever takes
 
@@ -143,6 +153,30 @@ class FileSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ScratchSource(FileSource):
+    """Bytes that are made one after the other, kept in a temporary file that goes when the source does."""
+
+    def __init__(self, pieces: Iterable[bytes], name: str) -> None:
+        import tempfile
+        import weakref
+
+        handle, path = tempfile.mkstemp(prefix="ckpt-")
+        try:
+            with open(handle, "wb") as file:
+                file.writelines(pieces)
+            super().__init__(Path(path))
+        except BaseException:
+            os.remove(path)
+            raise
+        self.name = name
+        weakref.finalize(self, _remove, self._file, path)
+
+
+def _remove(file: io.FileIO, path: str) -> None:
+    file.close()
+    os.remove(path)
 
 
 def open_source(path: str | os.PathLike[str]) -> FileSource:

@@ -29,7 +29,7 @@ from ckpt_tools.container import (
 )
 from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding
 from ckpt_tools.layouts import Part, Recognised, recognise
-from ckpt_tools.pickles import MOST_BYTES, Pickle, read_pickle, run
+from ckpt_tools.pickles import MOST_BYTES, GlobalRef, Persistent, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
@@ -42,6 +42,7 @@ SCRIPT_MEMBERS = ("constants.pkl", "code/")  # torch.load hands an archive with 
 PEEK = 4096  # bytes of a packed member looked at first
 MOST_MEMBERS = 1000  # members beside the storages looked into
 PICKLE_SUFFIXES = (".pkl", ".pickle")
+PLAIN = (str, int, float, type(None))
 
 
 @dataclass
@@ -165,15 +166,22 @@ def _scalar(tensors: dict[int, TensorRef], container: Container | None, node: ob
 
 
 def _salvaged(pickle: Pickle) -> object:
-    """The outermost mapping of a pickle that was cut, with the values that lay beside it on the stack."""
-    root = next((node for node in pickle.rest if isinstance(node, dict)), None)
-    if root is None:
+    """The outermost mapping of a pickle that was cut, with the values that were whole when it ended."""
+    place = next((index for index, node in enumerate(pickle.rest) if isinstance(node, dict)), None)
+    if place is None:
         return None
-    rest = pickle.rest[pickle.rest.index(root) + 1 :]
-    keyed = dict(root)
-    for key, value in zip(rest[::2], rest[1::2]):
-        if isinstance(key, str):
-            keyed.setdefault(key, value)
+    keyed = dict(pickle.rest[place])
+    inner = [mark for mark in pickle.marks if mark > place + 1]
+    waiting = pickle.rest[place + 1 : inner[0] if inner else None]
+    for index in range(0, len(waiting) - 1, 2):
+        key, value = waiting[index : index + 2]
+        following = waiting[index + 2 : index + 3]
+        open_ended = not following and (inner or not isinstance(value, PLAIN))  # more of it was to come
+        if not isinstance(key, str) or isinstance(value, (GlobalRef, Persistent)) or open_ended:
+            break
+        if following and not isinstance(following[0], str):
+            break
+        keyed[key] = value
     return keyed
 
 

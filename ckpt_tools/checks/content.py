@@ -5,7 +5,7 @@ Each byte is read once into one small buffer; checksum and values are taken from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 
 from ckpt_tools.checkpoint import Checkpoint
@@ -24,16 +24,22 @@ PIECE = BUFFER_SIZE  # bytes: smaller ones stay in the cache, but make two reade
 
 @dataclass
 class Content:
-    """What the pass saw: the members whose checksum is wrong or that can't be read, and a peak per storage key."""
+    """What the pass saw: the members whose checksum is wrong or that can't be read, and a peak per storage key.
+
+    ``checksums`` are by the member's name below the root, as computed from the bytes that are there.
+    """
 
     wrong: list[Member] = field(default_factory=list)
     unreadable: list[tuple[Member, str]] = field(default_factory=list)
     unchecked: int = 0  # members without a checksum on record
     peaks: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, int] = field(default_factory=dict)
 
 
-def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> Content:
-    """Read every member once. Raises ``OSError`` only where the disk itself fails.
+def scan_content(
+    checkpoint: Checkpoint, progress: Callable[[int], None] | None = None, only: Set[str] | None = None
+) -> Content:
+    """Read every member once, or those named in ``only``. Raises ``OSError`` only where the disk itself fails.
 
     Reading, checksums and magnitudes let other threads run meanwhile, so large files are read by two.
     """
@@ -41,8 +47,8 @@ def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None 
     if container is None:
         return content
     storages = checkpoint.storages
-    work = _work(checkpoint, container, content)
-    readers = READERS if checkpoint.source.size >= MANY_READERS_FROM else 1
+    work = [entry for entry in _work(checkpoint, container, content) if only is None or entry[0] in only]
+    readers = READERS if sum(member.size for _, member in work) >= MANY_READERS_FROM else 1
     if readers == 1:
         _read_members(container, work, storages, content, progress)
         return content
@@ -61,6 +67,7 @@ def scan_content(checkpoint: Checkpoint, progress: Callable[[int], None] | None 
         content.unreadable += part.unreadable
         content.unchecked += part.unchecked
         content.peaks.update(part.peaks)
+        content.checksums.update(part.checksums)
     return content
 
 
@@ -124,6 +131,7 @@ def _note(content: Content, name: str, member: Member, crc: int, peak: int | Non
         content.unchecked += bool(member.size)
     elif member.whole and crc != member.crc:
         content.wrong.append(member)
+    content.checksums[name] = crc
     if peak is not None:
         content.peaks[name[5:]] = peak
 

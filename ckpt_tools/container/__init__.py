@@ -9,8 +9,10 @@ from ckpt_tools.container.members import (
     inflate,
     member_bytes,
     member_pieces,
+    member_source,
 )
 from ckpt_tools.container.sniff import Kind, archive_kind, foreign, sniff
+from ckpt_tools.container.writer import JoinedSource, NewMember, Stretch, ZeroSource, archive
 from ckpt_tools.container.ziparchive import read_zip
 from ckpt_tools.container.ziprecords import find_end
 
@@ -18,15 +20,21 @@ __all__ = [
     "DEFLATED",
     "STORED",
     "Container",
+    "JoinedSource",
     "Kind",
     "Member",
     "MemberError",
+    "NewMember",
+    "Stretch",
+    "ZeroSource",
+    "archive",
     "archive_kind",
     "find_end",
     "foreign",
     "inflate",
     "member_bytes",
     "member_pieces",
+    "member_source",
     "read_zip",
     "sniff",
 ]

@@ -6,9 +6,19 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ckpt_tools.source import BUFFER_SIZE, Source, blocks
+from ckpt_tools.source import BUFFER_SIZE, BytesSource, ScratchSource, Source, WindowSource, blocks
 
-__all__ = ["DEFLATED", "STORED", "Container", "Member", "MemberError", "inflate", "member_bytes", "member_pieces"]
+__all__ = [
+    "DEFLATED",
+    "STORED",
+    "Container",
+    "Member",
+    "MemberError",
+    "inflate",
+    "member_bytes",
+    "member_pieces",
+    "member_source",
+]
 
 STORED, DEFLATED = 0, 8
 
@@ -106,3 +116,15 @@ def member_bytes(source: Source, member: Member, most: int) -> bytes:
         return source.read(member.offset, member.size)
     buffer = memoryview(bytearray(1))
     return b"".join(bytes(piece) for piece in member_pieces(source, member, buffer))
+
+
+def member_source(source: Source, member: Member) -> Source:
+    """The member's bytes as a source of their own; packed ones are unpacked, to a scratch file where they are many.
+
+    Raises ``MemberError`` where they can't be had.
+    """
+    if member.method == STORED:
+        return WindowSource(source, member.offset, member.size, member.name)
+    if member.size <= BUFFER_SIZE:
+        return BytesSource(member_bytes(source, member, BUFFER_SIZE), member.name)
+    return ScratchSource(inflate(source, member), member.name)

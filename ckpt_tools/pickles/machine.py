@@ -40,9 +40,10 @@ class Pickle:
     """What one pickle holds.
 
     ``root`` is the object on top at STOP (``None`` when it was not reached; ``rest`` then holds what lay on the
-    stack, outermost first). ``globals``, ``calls``, ``extensions`` and ``mutated`` list everything a real
-    unpickler would have imported, called, looked up or changed, in the order of the file, whether or not it is
-    still reachable from the root. ``end`` is the offset behind the last byte read.
+    stack, outermost first, and ``marks`` where on it the contents of each open container begin). ``globals``,
+    ``calls``, ``extensions`` and ``mutated`` list everything a real unpickler would have imported, called, looked up or
+    changed, in the order of the file, whether or not it is still reachable from the root. ``end`` is the offset behind
+    the last byte read.
     """
 
     root: Node = None
@@ -51,6 +52,7 @@ class Pickle:
     opcodes: int = 0
     trouble: Trouble | None = None
     rest: list[Node] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
     globals: list[GlobalRef] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     extensions: list[Extension] = field(default_factory=list)
@@ -181,7 +183,7 @@ def run(data: bytes) -> Pickle:
         pickle.trouble.__traceback__ = pickle.trouble.__context__ = None  # they would keep the whole run alive
         if pickle.trouble.position < 0:
             pickle.trouble.position = max(machine.start, machine.position if pickle.trouble.kind == "cut" else 0)
-        pickle.rest = machine.stack
+        pickle.rest, pickle.marks = machine.stack, machine.marks
     pickle.end = machine.position
     return pickle
 

@@ -1,0 +1,81 @@
+"""Changes to a graph of nodes: setting and dropping what lies at a dotted path, and turning one node into another."""
+
+from __future__ import annotations
+
+from ckpt_tools.layouts.parts import dict_of
+from ckpt_tools.pickles import Call, is_mapping, pairs_of
+from ckpt_tools.pickles.nodes import Node
+
+__all__ = ["become", "drop", "graph", "put"]
+
+
+def put(root: Node, path: str, value: Node) -> None:
+    """Set what lies at a dotted path; every key but the last must be there. Raises ``KeyError`` where one is not."""
+    *way, last = path.split(".")
+    _set(_reach(root, way), last, value)
+
+
+def drop(root: Node, path: str) -> None:
+    """Take what lies at a dotted path out of its mapping, if it is there."""
+    *way, last = path.split(".")
+    room = _reach(root, way)
+    if isinstance(room, dict):
+        room.pop(last, None)
+    elif isinstance(room, Call) and is_mapping(room):
+        _as_pairs(room)
+        room.pairs = [pair for pair in room.pairs or () if pair[0] != last]
+    elif isinstance(room, Call) and room.states:
+        drop(room.states[-1], last)
+
+
+def become(node: Call, other: Call) -> None:
+    """Make every reference to ``node`` one to what ``other`` is."""
+    for name in Call.__slots__:
+        setattr(node, name, getattr(other, name))
+
+
+def graph(root: Node) -> list[Node]:
+    """Every node below ``root`` that is an object, each once."""
+    from ckpt_tools.pickles import children
+
+    found: list[Node] = []
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (str, int, float, bytes, type(None))) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        found.append(node)
+        waiting.extend(children(node))
+    return found
+
+
+def _reach(root: Node, way: list[str]) -> Node:
+    for key in way:
+        inside = dict_of(root)
+        if key not in inside:
+            raise KeyError(key)
+        root = inside[key]
+    return root
+
+
+def _set(room: Node, key: str, value: Node) -> None:
+    if isinstance(room, dict):
+        room[key] = value
+    elif isinstance(room, Call) and is_mapping(room):
+        _as_pairs(room)
+        pairs = room.pairs or []
+        place = next((index for index, pair in enumerate(pairs) if pair[0] == key), len(pairs))
+        room.pairs = [*pairs[:place], (key, value), *pairs[place + 1 :]]
+    elif isinstance(room, Call) and room.states and is_mapping(room.states[-1]):
+        _set(room.states[-1], key, value)
+    else:
+        raise KeyError(key)
+
+
+def _as_pairs(room: Call) -> None:
+    """A mapping whose pairs came as its argument keeps them as pairs set one by one."""
+    if not room.pairs:
+        room.pairs = list(pairs_of(room))
+        room.args = () if room.pairs else room.args

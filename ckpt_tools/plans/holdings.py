@@ -1,0 +1,126 @@
+"""Whose bytes are whole: the storages of a file and what became of them, for a file to mend and for its donors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checks.content import Content
+from ckpt_tools.container import JoinedSource, Member, MemberError, Stretch, ZeroSource, member_source
+from ckpt_tools.layouts import Part
+from ckpt_tools.source import BUFFER_SIZE, Source, WindowSource, blocks, zero_tail
+from ckpt_tools.tensors import StorageRef, TensorRef
+
+__all__ = ["Bytes", "Holding", "checksum"]
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The bytes of one storage, their CRC-32, and the largest magnitude among their values where that is known."""
+
+    source: Source
+    crc: int
+    peak: int | None = None
+
+
+@dataclass
+class Holding:
+    """An opened checkpoint with what the pass over its bytes saw.
+
+    ``hit`` are the tensors (by the ``id`` of their call) whose bytes are missing or changed.
+    """
+
+    checkpoint: Checkpoint
+    content: Content
+    unpacked: dict[str, Source] = field(default_factory=dict)
+
+    @functools.cached_property
+    def wrong(self) -> frozenset[str]:
+        """Members whose checksum is wrong or that can't be unpacked, by their full name."""
+        return frozenset(m.name for m in (*self.content.wrong, *(member for member, _ in self.content.unreadable)))
+
+    @functools.cached_property
+    def sound_end(self) -> int:
+        """Where in the file the bytes stop being what was written: at its end, or where it turns to zeros."""
+        source, container = self.checkpoint.source, self.checkpoint.container
+        broken = container is not None and not container.directory and container.kind == "zip"
+        return source.size - (zero_tail(source) if broken else 0)
+
+    @functools.cached_property
+    def hit(self) -> frozenset[int]:
+        return frozenset(
+            id(tensor.call)
+            for storage, tensors in self.checkpoint.storages.values()
+            for tensor in self._hit_in(storage, tensors)
+        )
+
+    def _hit_in(self, storage: StorageRef, tensors: Iterable[TensorRef]) -> list[TensorRef]:
+        member = self._member(storage.key)
+        if member is None or member.name in self.wrong:
+            return [tensor for tensor in tensors if tensor.numel]
+        left = self._sound(member)
+        return [tensor for tensor in tensors if sum(tensor.span) * tensor.dtype.size > left]
+
+    def _member(self, key: str) -> Member | None:
+        container = self.checkpoint.container
+        return container.storage(key) if container is not None else None
+
+    def _sound(self, member: Member) -> int:
+        """How many bytes from the member's beginning are what was written."""
+        return member.size if member.whole else max(0, min(member.size, self.sound_end - member.offset))
+
+    def hit_in(self, part: Part) -> list[str]:
+        """The names of the part's tensors that are hit."""
+        return [name for name, tensor in part.tensors.items() if id(tensor.call) in self.hit]
+
+    @property
+    def intact(self) -> bool:
+        return not self.hit
+
+    def storage(self, storage: StorageRef, keep_corrupt: bool = False) -> Bytes | None:
+        """The bytes of a storage (zeros for what is missing of it); ``None`` where a tensor in it is hit."""
+        held = self.checkpoint.storages.get(storage.key)
+        member = self._member(storage.key)
+        tensors = held[1] if held else []
+        hit = any(id(tensor.call) in self.hit for tensor in tensors)
+        if (hit and not keep_corrupt) or (member is None and storage.numel and not keep_corrupt):
+            return None
+        if member is None:
+            return _joined(storage.nbytes, None)
+        name = f"data/{storage.key}"
+        try:
+            source = self.unpacked.get(name) or member_source(self.checkpoint.source, member)
+        except MemberError:
+            return _joined(storage.nbytes, None) if keep_corrupt else None
+        if member.method:
+            self.unpacked[name] = source
+        if storage.window is not None:
+            _, first, count = storage.window
+            size = storage.dtype.size
+            source = WindowSource(source, first * size, count * size, name)
+            return Bytes(source, checksum(source), self.content.peaks.get(storage.key))
+        if not member.whole or member.size < storage.nbytes:
+            left = min(self._sound(member), storage.nbytes)
+            return _joined(storage.nbytes, WindowSource(source, 0, left, name))
+        crc = self.content.checksums.get(name)
+        return Bytes(source, checksum(source) if crc is None else crc, self.content.peaks.get(storage.key))
+
+
+def _joined(size: int, there: Source | None) -> Bytes:
+    """What is there of a storage, and zeros behind it; its largest magnitude is left to be found."""
+    first = there.size if there is not None else 0
+    parts = [Stretch(there)] if there is not None else []
+    source = JoinedSource([*parts, Stretch(ZeroSource(size - first))], "salvaged")
+    return Bytes(source, checksum(source))
+
+
+def checksum(source: Source) -> int:
+    """The CRC-32 of all bytes of a source."""
+    from isal.isal_zlib import crc32
+
+    crc = 0
+    for piece in blocks(source, 0, source.size, memoryview(bytearray(BUFFER_SIZE))):
+        crc = crc32(piece, crc)
+    return crc
