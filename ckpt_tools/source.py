@@ -7,11 +7,13 @@ asked knows how many bytes it needed.
 
 from __future__ import annotations
 
+import bisect
 import io
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,9 +23,12 @@ __all__ = [
     "BUFFER_SIZE",
     "BytesSource",
     "FileSource",
+    "JoinedSource",
     "ScratchSource",
     "Source",
+    "Stretch",
     "WindowSource",
+    "ZeroSource",
     "blocks",
     "open_source",
     "zero_tail",
@@ -172,6 +177,83 @@ class ScratchSource(FileSource):
             raise
         self.name = name
         weakref.finalize(self, _remove, self._file, path)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a joined source; ``crc`` is the CRC-32 its bytes must have, where that is known."""
+
+    source: Source
+    crc: int | None = None
+    name: str = ""
+
+
+class ZeroSource:
+    """Zeros, where bytes were lost."""
+
+    def __init__(self, size: int) -> None:
+        self.name = "<zeros>"
+        self.size = size
+
+    def read(self, offset: int, count: int) -> bytes:
+        return bytes(max(0, min(count, self.size - offset))) if offset >= 0 else b""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        count = max(0, min(len(buffer), self.size - offset))
+        buffer[:count] = bytes(count)
+        return count
+
+    def changed(self) -> bool:
+        return False
+
+
+class JoinedSource:
+    """Stretches of several sources, read as one."""
+
+    def __init__(self, stretches: Sequence[Stretch], name: str) -> None:
+        self.name = name
+        self.stretches = [stretch for stretch in stretches if stretch.source.size]
+        self._starts: list[int] = []
+        self.size = 0
+        for stretch in self.stretches:
+            self._starts.append(self.size)
+            self.size += stretch.source.size
+
+    def read(self, offset: int, count: int) -> bytes:
+        count = min(count, self.size - offset) if offset >= 0 else 0
+        if count <= 0:
+            return b""
+        index = bisect.bisect_right(self._starts, offset) - 1
+        within = offset - self._starts[index]
+        if within + count <= self.stretches[index].source.size:
+            return self.stretches[index].source.read(within, count)
+        data = bytearray(count)
+        return bytes(data[: self.read_into(offset, memoryview(data))])
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        done = 0
+        if not 0 <= offset < self.size:
+            return 0
+        index = bisect.bisect_right(self._starts, offset) - 1
+        while done < len(buffer) and index < len(self.stretches):
+            source = self.stretches[index].source
+            within = offset + done - self._starts[index]
+            wanted = min(len(buffer) - done, source.size - within)
+            got = source.read_into(within, buffer[done : done + wanted])
+            done += got
+            if got < wanted:
+                break
+            index += 1
+        return done
+
+    def within(self, offset: int, size: int) -> Source | None:
+        """The source of the one stretch that is ``size`` bytes from ``offset``; ``None`` where there is no such."""
+        index = bisect.bisect_right(self._starts, offset) - 1
+        source = self.stretches[index].source if 0 <= index < len(self.stretches) else None
+        return source if source is not None and self._starts[index] == offset and source.size == size else None
+
+    def changed(self) -> bool:
+        return any(stretch.source.changed() for stretch in self.stretches)
 
 
 def _remove(file: io.FileIO, path: str) -> None:

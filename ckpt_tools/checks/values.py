@@ -13,10 +13,11 @@ from ckpt_tools.checks.names import TensorNames, few
 from ckpt_tools.container import MemberError
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Part
+from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.values import Magnitudes, finite_peak, nonfinite_peak, tensor_array, tensor_raw
 
-__all__ = ["check_values", "sound_weights"]
+__all__ = ["check_values", "nonfinite_tensors", "sound_weights", "underflowed_states"]
 
 # Tensors that may hold infinities by design: masks, anchor tables, best scores (RT-DETR, Lightning, DETR).
 BY_DESIGN = re.compile(
@@ -131,6 +132,12 @@ def sound_weights(checkpoint: Checkpoint, content: Content | None) -> bool:
     return False
 
 
+def nonfinite_tensors(checkpoint: Checkpoint, content: Content, part: Part) -> list[str]:
+    """The names of a part's tensors that hold NaN or infinity where that is a fault."""
+    peaks = _Peaks(checkpoint, content)
+    return [name for name, tensor in part.tensors.items() if peaks.nonfinite(tensor) and not _by_design(part, name)]
+
+
 def _dense(tensor: TensorRef) -> bool:
     """Whether a tensor has no more values than its storage: no view that repeats them."""
     return tensor.storage is not None and tensor.nbytes <= tensor.storage.nbytes
@@ -139,24 +146,35 @@ def _dense(tensor: TensorRef) -> bool:
 def _underflow(checkpoint: Checkpoint, peaks: _Peaks) -> Iterator[Finding]:
     """Second moments in half precision that are zero where the first moment is not."""
     for part in checkpoint.parts:
-        if part.role != "optimizer" or not part.present or peaks.container is None:
+        if part.role != "optimizer" or not part.present:
             continue
-        lost = total = 0
-        kind = ""
-        for state in part.state.values():
-            first, second = (checkpoint.tensors.get(id(state.get(key))) for key in ("exp_avg", "exp_avg_sq"))
-            if first is None or second is None or second.dtype.size != 2 or peaks.storage_peak(second) is None:
-                continue
-            if not (_dense(first) and _dense(second)):
-                continue
-            try:
-                one, two = tensor_array(peaks.container, first), tensor_array(peaks.container, second)
-            except (KeyError, MemberError, ValueError):
-                continue
-            if one.shape == two.shape:
-                kind = str(second.dtype)
-                lost += int(np.count_nonzero((two == 0) & (one != 0)))
-                total += int(np.count_nonzero(one))
+        counts = list(_underflows(checkpoint, peaks, part))
+        lost, total = sum(lost for _, lost, _, _ in counts), sum(total for _, _, total, _ in counts)
         if total and lost / total >= UNDERFLOW_SHARE:
             share = f"{100 * lost / total:.1f}"
-            yield finding("underflowed-moments", part.path, share=share, name="exp_avg_sq", dtype=kind)
+            yield finding("underflowed-moments", part.path, share=share, name="exp_avg_sq", dtype=counts[-1][3])
+
+
+def underflowed_states(checkpoint: Checkpoint, content: Content, part: Part) -> list[Node]:
+    """The parameter ids of an Adam state whose second moments underflowed."""
+    return [key for key, lost, _, _ in _underflows(checkpoint, _Peaks(checkpoint, content), part) if lost]
+
+
+def _underflows(checkpoint: Checkpoint, peaks: _Peaks, part: Part) -> Iterator[tuple[Node, int, int, str]]:
+    """Per parameter id: how many second moments underflowed, out of how many, and their type."""
+    container = peaks.container
+    if container is None:
+        return
+    for key, state in part.state.items():
+        first, second = (checkpoint.tensors.get(id(state.get(name))) for name in ("exp_avg", "exp_avg_sq"))
+        if first is None or second is None or second.dtype.size != 2 or peaks.storage_peak(second) is None:
+            continue
+        if not (_dense(first) and _dense(second)):
+            continue
+        try:
+            one, two = tensor_array(container, first), tensor_array(container, second)
+        except (KeyError, MemberError, ValueError):
+            continue
+        if one.shape == two.shape:
+            lost = int(np.count_nonzero((two == 0) & (one != 0)))
+            yield key, lost, int(np.count_nonzero(one)), str(second.dtype)

@@ -10,6 +10,7 @@ from ckpt_tools import __version__
 from ckpt_tools.cli.explain import explain
 from ckpt_tools.cli.guard import guarded
 from ckpt_tools.cli.inspect import inspect
+from ckpt_tools.cli.repair import repair
 from ckpt_tools.cli.verify import verify
 
 __all__ = ["app"]
@@ -40,4 +41,5 @@ def options(
 
 app.command("verify")(guarded(verify))
 app.command("inspect")(guarded(inspect))
+app.command("repair")(guarded(repair))
 app.command("explain")(guarded(explain))

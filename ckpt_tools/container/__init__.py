@@ -12,7 +12,7 @@ from ckpt_tools.container.members import (
     member_source,
 )
 from ckpt_tools.container.sniff import Kind, archive_kind, foreign, sniff
-from ckpt_tools.container.writer import JoinedSource, NewMember, Stretch, ZeroSource, archive
+from ckpt_tools.container.writer import NewMember, archive
 from ckpt_tools.container.ziparchive import read_zip
 from ckpt_tools.container.ziprecords import find_end
 
@@ -20,13 +20,10 @@ __all__ = [
     "DEFLATED",
     "STORED",
     "Container",
-    "JoinedSource",
     "Kind",
     "Member",
     "MemberError",
     "NewMember",
-    "Stretch",
-    "ZeroSource",
     "archive",
     "archive_kind",
     "find_end",

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ckpt_tools.source import BUFFER_SIZE, BytesSource, ScratchSource, Source, WindowSource, blocks
+from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, ScratchSource, Source, WindowSource, blocks
 
 __all__ = [
     "DEFLATED",
@@ -124,7 +124,8 @@ def member_source(source: Source, member: Member) -> Source:
     Raises ``MemberError`` where they can't be had.
     """
     if member.method == STORED:
-        return WindowSource(source, member.offset, member.size, member.name)
+        whole = source.within(member.offset, member.size) if isinstance(source, JoinedSource) else None
+        return whole or WindowSource(source, member.offset, member.size, member.name)
     if member.size <= BUFFER_SIZE:
         return BytesSource(member_bytes(source, member, BUFFER_SIZE), member.name)
     return ScratchSource(inflate(source, member), member.name)

@@ -7,15 +7,14 @@ an extra field named ``FB``; sizes and checksums already in the local headers, s
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import pack
 
 from ckpt_tools.container import ziprecords as zr
-from ckpt_tools.source import BytesSource, Source
+from ckpt_tools.source import BytesSource, JoinedSource, Source, Stretch
 
-__all__ = ["ALIGNMENT", "JoinedSource", "NewMember", "Stretch", "ZeroSource", "archive"]
+__all__ = ["ALIGNMENT", "NewMember", "archive"]
 
 ALIGNMENT = 64  # bytes; torch's own since 2.1
 UTF8 = 0x0800
@@ -30,77 +29,6 @@ class NewMember:
     name: str
     data: Source
     crc: int
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a joined source; ``crc`` is the CRC-32 its bytes must have, where that is known."""
-
-    source: Source
-    crc: int | None = None
-    name: str = ""
-
-
-class ZeroSource:
-    """Zeros, where bytes were lost."""
-
-    def __init__(self, size: int) -> None:
-        self.name = "<zeros>"
-        self.size = size
-
-    def read(self, offset: int, count: int) -> bytes:
-        return bytes(max(0, min(count, self.size - offset))) if offset >= 0 else b""
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        count = max(0, min(len(buffer), self.size - offset))
-        buffer[:count] = bytes(count)
-        return count
-
-    def changed(self) -> bool:
-        return False
-
-
-class JoinedSource:
-    """Stretches of several sources, read as one."""
-
-    def __init__(self, stretches: Sequence[Stretch], name: str) -> None:
-        self.name = name
-        self.stretches = [stretch for stretch in stretches if stretch.source.size]
-        self._starts: list[int] = []
-        self.size = 0
-        for stretch in self.stretches:
-            self._starts.append(self.size)
-            self.size += stretch.source.size
-
-    def read(self, offset: int, count: int) -> bytes:
-        count = min(count, self.size - offset) if offset >= 0 else 0
-        if count <= 0:
-            return b""
-        index = bisect.bisect_right(self._starts, offset) - 1
-        within = offset - self._starts[index]
-        if within + count <= self.stretches[index].source.size:
-            return self.stretches[index].source.read(within, count)
-        data = bytearray(count)
-        return bytes(data[: self.read_into(offset, memoryview(data))])
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        done = 0
-        if not 0 <= offset < self.size:
-            return 0
-        index = bisect.bisect_right(self._starts, offset) - 1
-        while done < len(buffer) and index < len(self.stretches):
-            source = self.stretches[index].source
-            within = offset + done - self._starts[index]
-            wanted = min(len(buffer) - done, source.size - within)
-            got = source.read_into(within, buffer[done : done + wanted])
-            done += got
-            if got < wanted:
-                break
-            index += 1
-        return done
-
-    def changed(self) -> bool:
-        return any(stretch.source.changed() for stretch in self.stretches)
 
 
 def archive(members: Iterable[NewMember], name: str, alignment: int = ALIGNMENT) -> JoinedSource:

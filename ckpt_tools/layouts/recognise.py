@@ -13,7 +13,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import is_module
 
-__all__ = ["Recognised", "recognise"]
+__all__ = ["Recognised", "epoch_place", "recognise"]
 
 # Where a training script without a known layout may keep its progress, best first.
 EPOCH_KEYS = ("epoch", "last_epoch", "current_epoch", "epochs_done", "epoch_num", "cur_epoch", "epochs_run",
@@ -194,6 +194,21 @@ def _search_epoch(found: Recognised, upcoming: bool) -> tuple[int | None, bool]:
     if value is not None:
         return value, upcoming
     return _first_number(found, NEXT_KEYS), True
+
+
+def epoch_place(found: Recognised) -> tuple[str, bool]:
+    """Where a file keeps its epoch (``epoch`` where it keeps none), and whether that is the next one to train."""
+    upcoming = found.layout.epoch_is == "next"
+    path = found.layout.roles.get("epoch", "")
+    if path and "/" not in path:
+        return path, upcoming
+    for keys, ahead in ((EPOCH_KEYS, upcoming), (NEXT_KEYS, True)):
+        for room in PROGRESS_ROOMS:
+            for key in keys:
+                place = f"{room}.{key}" if room else key
+                if _whole(found.value(place)) is not None:
+                    return place, ahead
+    return "epoch", upcoming
 
 
 def _first_number(found: Recognised, keys: tuple[str, ...]) -> int | None:

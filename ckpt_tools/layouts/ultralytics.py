@@ -15,7 +15,15 @@ from typing import Any
 
 from ckpt_tools.tensors.modules import Layer
 
-__all__ = ["PlannedGroup", "auto_choices", "group_rules", "plan_groups", "refused_arguments", "resume_rules"]
+__all__ = [
+    "PlannedGroup",
+    "auto_choices",
+    "group_rules",
+    "plan_groups",
+    "refused_arguments",
+    "renamed_argument",
+    "resume_rules",
+]
 
 Release = tuple[int, ...]
 NEWEST: Release = (999,)
@@ -125,6 +133,13 @@ def refused_arguments(args: dict[str, Any], version: Release) -> list[str]:
             shown = f"={value!r}" if short else ""
             refused.append(f"{name}{shown} (value)")
     return refused
+
+
+def renamed_argument(name: str, version: Release) -> str | None:
+    """What an argument is called in a release that gave it another name; ``None`` where it has none."""
+    entry = _facts()["deprecated"].get(name)
+    becomes: str | None = entry["becomes"] if entry and _numbers(entry["since"]) <= (version or NEWEST) else None
+    return becomes
 
 
 def _gone(entry: dict[str, Any], version: Release) -> bool:

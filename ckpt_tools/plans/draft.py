@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from ckpt_tools.checkpoint import Checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
-from ckpt_tools.container import JoinedSource, Member, NewMember, archive, member_source
+from ckpt_tools.container import Member, NewMember, archive, member_source
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Recognised
 from ckpt_tools.pickles import Persistent
@@ -21,7 +21,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.edits import graph
 from ckpt_tools.plans.holdings import Bytes, Holding, checksum
 from ckpt_tools.plans.model import LEDGER
-from ckpt_tools.source import BytesSource
+from ckpt_tools.source import BytesSource, JoinedSource
 from ckpt_tools.tensors import StorageRef
 
 __all__ = ["Draft"]

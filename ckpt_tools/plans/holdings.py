@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.content import Content
-from ckpt_tools.container import JoinedSource, Member, MemberError, Stretch, ZeroSource, member_source
+from ckpt_tools.container import Member, MemberError, member_source
 from ckpt_tools.layouts import Part
-from ckpt_tools.source import BUFFER_SIZE, Source, WindowSource, blocks, zero_tail
+from ckpt_tools.source import BUFFER_SIZE, JoinedSource, Source, Stretch, WindowSource, ZeroSource, blocks, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["Bytes", "Holding", "checksum"]

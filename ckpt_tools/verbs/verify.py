@@ -139,19 +139,23 @@ def _just_written(report: Report, checkpoint: Checkpoint) -> Report:
 
 
 def verify_checkpoint(
-    checkpoint: Checkpoint, context: Context, *, siblings: bool = True, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    context: Context,
+    *,
+    siblings: bool = True,
+    progress: Progress | None = None,
+    content: Content | None = None,
 ) -> Report:
-    """Run every check on an opened checkpoint."""
+    """Run every check on an opened checkpoint; ``content`` is what a pass over its bytes saw, where there was one."""
     from ckpt_tools.checks.grouping import check_target
 
     recognised = checkpoint.recognised
     context.target = _target(checkpoint, context)
     facts = list(checkpoint.findings)
-    content: Content | None = None
     if recognised is not None:
         facts += check_storages(checkpoint)
         if not context.quick:
-            content = scan_content(checkpoint, progress)
+            content = content or scan_content(checkpoint, progress)
             facts += _content_findings(checkpoint, content)
         facts += check_unknown_code(checkpoint, context)
         if decide(facts) not in (Verdict.DAMAGED, Verdict.FOREIGN):

@@ -139,11 +139,15 @@ class Trainer:
             shutil.copyfile(source, target)
         return target
 
-    def resume(self, path: Path, how: str = "true", task: str | None = None) -> Outcome:
-        """Resume from a copy for one epoch; ``task`` names the data set for files whose own was never here."""
+    def resume(self, path: Path, how: str = "true", task: str | None = None, held: Path | None = None) -> Outcome:
+        """Resume from a copy for one epoch; ``task`` names the data set for files whose own was never here.
+
+        ``held`` is a file for what the optimizer holds for each parameter, by name, before the first step.
+        """
         save_dir = path.parent.parent / f"resumed-{how}"
         data = self.data(task) if task else None
-        return Outcome(**self.ask(do="resume", path=str(path), how=how, save_dir=str(save_dir), data=data))
+        where = {"path": str(path), "save_dir": str(save_dir), "held": str(held) if held else None}
+        return Outcome(**self.ask(do="resume", how=how, data=data, **where))
 
     def close(self) -> None:
         """End the process."""

@@ -79,8 +79,10 @@ def resume(job: Job) -> Outcome:
     """Resume as a user would, for one epoch, and tell what became of the saved state.
 
     ``how`` is ``true`` (``resume=True``) or ``path`` (``resume=PATH``); ``save_dir`` keeps the run that made the
-    file untouched, ``data`` replaces a data set that was never on this machine.
+    file untouched, ``data`` replaces a data set that was never on this machine. ``held`` is a file for what the
+    optimizer holds for each parameter before the first step.
     """
+    import torch
     from ultralytics import YOLO
     from ultralytics.engine.trainer import BaseTrainer
 
@@ -92,6 +94,11 @@ def resume(job: Job) -> Outcome:
         if not trainer.resume:
             raise NewRunError(f"a new run on {trainer.args.data}")
 
+    def started(trainer: Any) -> None:
+        seen.update(restored(trainer, path))
+        if job["held"]:
+            torch.save(state_by_name(trainer), job["held"])
+
     def done(trainer: Any) -> None:
         loss = float(trainer.loss.detach())
         reply(seen | {"loss": loss if loss == loss and abs(loss) != float("inf") else None})
@@ -101,7 +108,7 @@ def resume(job: Job) -> Outcome:
     path = job["path"]
     try:
         model = YOLO(path)
-        model.add_callback("on_train_start", lambda trainer: seen.update(restored(trainer, path)))
+        model.add_callback("on_train_start", started)
         model.add_callback("on_train_epoch_end", done)
         data = {"data": job["data"]} if job["data"] else {}
         model.train(resume=True if job["how"] == "true" else path, save_dir=job["save_dir"], **data)
@@ -127,6 +134,12 @@ def restored(trainer: Any, path: str) -> Outcome:
     if lost:
         outcome |= {"kind": "lost state", "message": lost}
     return outcome
+
+
+def state_by_name(trainer: Any) -> dict[str, Any]:
+    """What the trainer's optimizer holds for each parameter, by the parameter's name in the trainer's own model."""
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    return {names[id(parameter)]: state for parameter, state in trainer.optimizer.state.items()}
 
 
 def _differs(saved: Any, held: Any, place: str = "") -> str:

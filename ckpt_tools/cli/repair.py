@@ -1,0 +1,239 @@
+"""``ckpt repair``: the plan on stdout, consent where something is lost, and the result beside the input."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ckpt_tools.cli.guard import FINISHED, NO, YES
+from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, print_json, progress_bar, say, shown
+from ckpt_tools.findings import CkptError, Verdict
+
+__all__ = ["repair"]
+
+REPAIRED = ".repaired"
+FROM = {"metavar": "FILE", "show_default": False}
+
+
+def repair(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            help="The checkpoint; left out: the newest damaged or incomplete last*.pt in the donor's folder or here.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option("--from", metavar="DIR", help="Look for donors in DIR, too.", show_default=False)
+    ] = None,
+    model_from: Annotated[str | None, typer.Option(help="Take the weights of FILE.", **FROM)] = None,
+    ema_from: Annotated[str | None, typer.Option(help="Take the averaged weights of FILE.", **FROM)] = None,
+    optimizer_from: Annotated[str | None, typer.Option(help="Take the optimizer of FILE.", **FROM)] = None,
+    scheduler_from: Annotated[str | None, typer.Option(help="Take the LR scheduler of FILE.", **FROM)] = None,
+    scaler_from: Annotated[str | None, typer.Option(help="Take the gradient scaler of FILE.", **FROM)] = None,
+    rng_from: Annotated[str | None, typer.Option(help="Take the random state of FILE.", **FROM)] = None,
+    args_from: Annotated[
+        str | None, typer.Option(help="Take the training arguments of a .pt or .yaml.", **FROM)
+    ] = None,
+    epoch: Annotated[
+        int | None, typer.Option(min=0, help="The last finished epoch, counted from 0.", show_default=False)
+    ] = None,
+    epoch_from: Annotated[
+        str | None, typer.Option(metavar="CSV", help="The last finished epoch from a results.csv.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a saved argument.", show_default=False),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Trainer that is to resume, e.g. ultralytics==8.4.190.", show_default=False)
+    ] = None,
+    cure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Apply one cure by the name of its finding.", show_default=False),
+    ] = None,
+    reinit: Annotated[
+        list[str] | None, typer.Option(metavar="PART", help="Start a part (optimizer) afresh.", show_default=False)
+    ] = None,
+    mix: Annotated[bool, typer.Option("--mix", help="Take only the hit tensors of a part from a donor.")] = False,
+    keep_corrupt: Annotated[bool, typer.Option("--keep-corrupt", help="Keep hit tensors as they are.")] = False,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write.", show_default=False)
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Replace the file; the original becomes FILE.bak.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite; replace a file that was just written.")] = False,
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Carry out a plan that loses something.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> int:
+    """Rebuild a checkpoint that can be resumed from what is left, other files of the run, and a word of yours."""
+    from ckpt_tools.plans.cures import CURES
+    from ckpt_tools.plans.model import Request
+    from ckpt_tools.verbs.repair import choose_file, plan_repair
+    from ckpt_tools.verbs.verify import parse_target
+
+    given = {"model": model_from, "ema": ema_from, "optimizer": optimizer_from, "scheduler": scheduler_from,
+             "scaler": scaler_from, "rng": rng_from, "args": args_from}  # fmt: skip
+    request = Request(
+        donors={role: Path(path).expanduser() for role, path in given.items() if path is not None},
+        folder=_folder(folder),
+        epoch=epoch,
+        results=Path(epoch_from).expanduser() if epoch_from else None,
+        settings=dict(map(_setting, set_ or ())),
+        target=parse_target(target) if target else None,
+        mix=mix,
+        keep_corrupt=keep_corrupt,
+        reinit=frozenset(_known(name, ("optimizer",), "--reinit") for name in reinit or ()),
+        cures=tuple(_known(name, tuple(CURES), "--cure") for name in cure or ()),
+        accept_loss=accept_loss,
+    )
+    chosen = file is None
+    path = Path(file).expanduser() if file is not None else choose_file(_folders(request))
+    if in_place and output:
+        raise CkptError("--in-place and -o exclude each other; leave one of them out")
+    place = path if in_place else Path(output).expanduser() if output else path.with_name(repaired_name(path.name))
+    with progress_bar(_size(path), path.name) as progress:
+        repairing = plan_repair(path, request, place, progress=progress)
+    with repairing:
+        plan = repairing.plan
+        plan.chosen = chosen
+        ready = plan.refused is None and repairing.draft is not None
+        if not json_:
+            _print(plan)
+        agreed = ready and not dry_run and (not plan.needs_consent or accept_loss or _asked(json_))
+        if agreed:
+            with progress_bar(repairing.draft.archive.size if repairing.draft else 0, place.name) as progress:
+                repairing.apply(in_place=in_place, force=force, progress=progress)
+        code = _code(plan, ready=ready, agreed=agreed, dry_run=dry_run, accepted=accept_loss)
+        if json_:
+            print_json("repair", plan.as_json())
+        else:
+            _print_end(plan, ready=ready, dry_run=dry_run, accepted=accept_loss, in_place=in_place)
+    return code
+
+
+def repaired_name(name: str) -> str:
+    """``last.pt`` becomes ``last.repaired.pt``."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem or name}{REPAIRED}{dot}{suffix}" if stem else f"{name}{REPAIRED}.pt"
+
+
+def _code(plan: Any, *, ready: bool, agreed: bool, dry_run: bool, accepted: bool) -> int:
+    if plan.refused is not None:
+        return NO
+    if not ready:
+        return FINISHED if plan.expected is Verdict.FINISHED else YES
+    if dry_run:
+        return NO if plan.needs_consent and not accepted else YES
+    return YES if agreed else NO
+
+
+def _asked(json_: bool) -> bool:
+    """A yes on a terminal; never asked where there is none."""
+    if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return typer.confirm("Something is lost that way. Write it?", default=False)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise CkptError(f"--set {text!r} is not KEY=VALUE; write e.g. --set epochs=200")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise CkptError(f"--set {text!r}: the value can't be read ({error}); put it in quotes") from error
+
+
+def _known(name: str, names: tuple[str, ...], option: str) -> str:
+    if name not in names:
+        raise CkptError(f"{option} {name}: there is no such thing; choose from {', '.join(sorted(names))}")
+    return name
+
+
+def _folder(text: str | None) -> Path | None:
+    folder = Path(text).expanduser() if text else None
+    if folder is not None and not folder.is_dir():
+        raise CkptError(f"--from {folder} is no folder; name the run's weights folder")
+    return folder
+
+
+def _folders(request: Any) -> list[Path]:
+    """Where to look for the file to repair: the donors' folders, then the current one."""
+    donors = [path.parent for role, path in request.donors.items() if role != "args"]
+    return list(dict.fromkeys([*donors, *filter(None, (request.folder,)), Path()]))
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _print(plan: Any) -> None:
+    verdict = paint(str(plan.verdict), COLOURS[str(plan.verdict)], bold=True)
+    how = " (the newest that needs it)" if plan.chosen else ""
+    say(f"{shown(plan.file)}: {verdict}{how}")
+    for fact in plan.findings:
+        if fact.verdict is plan.verdict:
+            say(f"  {paint(str(fact.severity), COLOURS[str(fact.severity)])} {fact.code} {fact.slug}: {fact.message}")
+    if plan.steps:
+        say("plan:")
+    for step in plan.steps:
+        mark = paint(" (loss)", "yellow") if step.loss and not step.consent else ""
+        say(f"  - {shown(step.text)}{mark}")
+    for part in plan.parts:
+        if part.tensors or str(part.outcome) != "kept":
+            say(f"  {shown(part.path or '.'):<12} {_fate(part)}")
+
+
+def _fate(part: Any) -> str:
+    """``kept``, ``salvaged 90 of 93 tensors``, ``from donor epoch3.pt (epoch 3)``, ``re-initialised`` or ``lost``."""
+    outcome = str(part.outcome)
+    of = f" (epoch {part.epoch})" if part.epoch is not None else ""
+    size = f"{part.tensors} tensors, {bytes_text(part.nbytes)}" if part.tensors else "no tensors"
+    if outcome == "donor":
+        return f"from {shown(part.source)}{of}: {size}"
+    if outcome == "salvaged":
+        mixed = f", the rest from {shown(part.source)}{of}" if part.source else ""
+        return f"salvaged {part.kept} of {part.tensors} tensors{mixed}"
+    if outcome == "reinitialised":
+        return "re-initialised: no momentum"
+    return f"{outcome}: {size}"
+
+
+def _print_end(plan: Any, *, ready: bool, dry_run: bool, accepted: bool, in_place: bool) -> None:
+    for line in plan.advice:
+        say(f"  hint: {shown(line)}")
+    output = shlex.quote(plan.output)
+    if plan.refused is not None:
+        say(f"can't be mended: {command(plan.refused)}; nothing was written")
+        say(f"next: {command(f'ckpt verify {shlex.quote(plan.file)}')}")
+        return
+    if not ready:
+        say("nothing to do")
+        if plan.expected is Verdict.FINISHED:
+            say(f"next: {command(f'ckpt repair {shlex.quote(plan.file)} --optimizer-from epochN.pt --set epochs=N')}")
+        return
+    goes_on = f", goes on at epoch {plan.resumes_at} (counted from 0)" if plan.resumes_at is not None else ""
+    expected = paint(str(plan.expected), COLOURS[str(plan.expected)], bold=True)
+    if plan.written:
+        backup = f"; the original is {shown(Path(plan.file).name)}.bak" if in_place else ""
+        say(f"wrote {shown(plan.output)}: {expected}{goes_on}{backup}")
+        say(f"next: {command(f'ckpt verify {output}')}")
+    else:
+        say(f"would write {shown(plan.output)}: {expected}{goes_on}")
+        if plan.needs_consent and not accepted:
+            say("next: the same command with --accept-loss; nothing was written")
+        elif dry_run:
+            say("next: the same command without --dry-run")

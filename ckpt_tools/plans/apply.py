@@ -1,0 +1,163 @@
+"""Writing a planned archive: a temporary file beside its place, read again before it takes the name.
+
+Killed at any moment, or with the disk full, the file that was there is whole and nothing half-written bears a
+checkpoint's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ckpt_tools.checkpoint import open_checkpoint
+from ckpt_tools.findings import CkptError, Verdict, decide
+from ckpt_tools.source import BUFFER_SIZE, JoinedSource, blocks
+
+__all__ = ["apply_archive", "backup_name", "check_place"]
+
+SETTLED = 60  # seconds after the last write before a file is replaced without being asked twice
+SPARE = 1 << 20  # bytes that must stay free
+
+
+def check_place(output: Path, original: Path, size: int, *, in_place: bool, force: bool) -> None:
+    """Raise ``CkptError`` where the output can't or should not be written."""
+    folder = output.parent
+    if not folder.is_dir():
+        raise CkptError(f"the folder {folder} does not exist; make it, or name another output with -o")
+    if output.is_dir():
+        raise CkptError(f"{output} is a folder; name a file with -o")
+    if not in_place and output.exists() and not force:
+        raise CkptError(f"{output} is there already; name another output with -o, or overwrite it with --force")
+    age = time.time() - original.stat().st_mtime
+    if in_place and age < SETTLED and not force:
+        raise CkptError(
+            f"{original} was written to {max(0, round(age))} seconds ago, perhaps by a trainer that still runs; "
+            "wait a minute, or add --force"
+        )
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < size + SPARE:
+            raise CkptError(f"{folder} has {free} bytes free, the result needs {size}; free some space, or name -o")
+
+
+def backup_name(path: Path) -> Path:
+    """Where the original goes: ``last.pt.bak``, or with a number where that is taken."""
+    first = path.with_name(path.name + ".bak")
+    return next(
+        name
+        for name in (first, *(first.with_name(f"{first.name}{number}") for number in range(2, 1000)))
+        if not os.path.lexists(name)
+    )
+
+
+def apply_archive(
+    archive: JoinedSource,
+    output: Path,
+    like: Path,
+    *,
+    close: Callable[[], None],
+    backup: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write ``archive`` to ``output``, with mode and owner of ``like``; the file there is kept as ``backup``.
+
+    ``close`` lets go of the files the bytes come from, before one of them is replaced. Raises ``CkptError`` where a
+    source changed meanwhile, a checksum is not what it was, or the disk refuses; nothing is changed then.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
+    temporary = Path(name)
+    try:
+        with open(handle, "wb", buffering=0) as file:
+            _copy(archive, file.fileno(), progress)
+            os.fsync(file.fileno())
+        _check(temporary, archive)
+        if archive.changed():
+            raise CkptError(f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again")
+        _adopt(temporary, like)
+        close()
+        if backup is not None:
+            _keep(output, backup)
+        os.replace(temporary, output)
+        _sync_folder(output.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CkptError(f"{output} can't be written: {reason}; nothing was changed") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _copy(archive: JoinedSource, handle: int, progress: Callable[[int], None] | None) -> None:
+    """Copy every stretch through one buffer, and hold it against the checksum it must have."""
+    from isal.isal_zlib import crc32
+
+    buffer = memoryview(bytearray(BUFFER_SIZE))
+    for stretch in archive.stretches:
+        crc = done = 0
+        for piece in blocks(stretch.source, 0, stretch.source.size, buffer):
+            crc = crc32(piece, crc) if stretch.crc is not None else 0
+            done += len(piece)
+            _write(handle, piece)
+        if done != stretch.source.size or (stretch.crc is not None and crc != stretch.crc):
+            raise CkptError(f"{stretch.name} changed while it was copied; nothing was changed, try again")
+        if progress is not None:
+            progress(done)
+
+
+def _write(handle: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(handle, piece) :]
+
+
+def _check(temporary: Path, archive: JoinedSource) -> None:
+    """Read the temporary file with the reader that will be asked about it later."""
+    with open_checkpoint(temporary) as made:
+        broken = decide(made.findings) in (Verdict.DAMAGED, Verdict.FOREIGN, Verdict.UNSAFE)
+        if broken or made.source.size != archive.size:
+            why = made.findings[0].message if made.findings else f"{made.source.size} of {archive.size} bytes"
+            raise CkptError(f"what was written does not read back ({why}); nothing was changed, check the disk")
+
+
+def _adopt(temporary: Path, like: Path) -> None:
+    """Mode and owner of the original, as far as we may set them."""
+    status = like.stat()
+    with contextlib.suppress(OSError):
+        temporary.chmod(status.st_mode & 0o7777)
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(temporary, status.st_uid, status.st_gid)
+
+
+def _keep(path: Path, backup: Path) -> None:
+    """Give the file a second name; where the file system has no links, a copy that is complete before it is named."""
+    try:
+        os.link(path, backup)
+    except OSError:
+        handle, name = tempfile.mkstemp(prefix=f".{backup.name}.", suffix=".tmp", dir=backup.parent)
+        try:
+            with open(path, "rb") as old, open(handle, "wb") as new:
+                shutil.copyfileobj(old, new, BUFFER_SIZE)
+                new.flush()
+                os.fsync(new.fileno())
+            shutil.copystat(path, name)
+            os.replace(name, backup)
+        finally:
+            with contextlib.suppress(OSError):
+                os.remove(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last through a power cut, where the system can."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,173 @@
+"""Other files parts are taken from: what they have, how far they got, and whether a part of theirs fits."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
+from ckpt_tools.checks.consistency import plain_names
+from ckpt_tools.checks.content import scan_content
+from ckpt_tools.checks.names import few
+from ckpt_tools.findings import CkptError, Verdict, decide
+from ckpt_tools.layouts import Part, Recognised
+from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.plans.holdings import Holding
+from ckpt_tools.tensors import TensorRef
+
+__all__ = ["Donor", "aligned", "misfit", "open_donor", "read_results", "read_settings"]
+
+WRAPPED = "model."  # what a YOLO object puts before the names of its network
+
+
+@dataclass
+class Donor:
+    """A file parts may be taken from; ``verdict`` is by structure alone, its bytes are read when a part is wanted."""
+
+    path: Path
+    checkpoint: Checkpoint
+    verdict: Verdict | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def found(self) -> Recognised:
+        assert self.checkpoint.recognised is not None
+        return self.checkpoint.recognised
+
+    @functools.cached_property
+    def epoch(self) -> int | None:
+        """The last epoch it had finished, counted from 0; for a stripped file, from its results."""
+        epoch = self.found.epoch
+        return epoch if epoch is not None and epoch >= 0 else trained_epoch(self.found, self.path)
+
+    @functools.cached_property
+    def holding(self) -> Holding:
+        """All of it, with every byte read."""
+        return Holding(self.checkpoint, scan_content(self.checkpoint))
+
+    def lend(self, part: Part) -> Holding:
+        """What a part of it needs, those bytes read; raises ``CkptError`` where they are not whole."""
+        keys = {f"data/{tensor.storage.key}" for tensor in part.tensors.values() if tensor.storage is not None}
+        whole = "holding" in self.__dict__
+        holding = self.holding if whole else Holding(self.checkpoint, scan_content(self.checkpoint, only=keys))
+        bad = holding.hit_in(part)
+        if bad:
+            raise CkptError(f"{self.path}: {part.path} is damaged itself ({few(bad)}); `ckpt verify` it, use another")
+        return holding
+
+    def part(self, role: str) -> Part | None:
+        """Its part of that role; weights under another role stand in for weights."""
+        others = {"model": ("ema",), "ema": ("model",)}.get(role, ())
+        return next((part for name in (role, *others) for part in self.found.role(name)), None)
+
+    def close(self) -> None:
+        self.checkpoint.close()
+
+
+def open_donor(path: Path) -> Donor:
+    """Open a file the user named as a donor; raises ``CkptError`` for one nothing can be taken from."""
+    checkpoint = open_checkpoint(path)
+    verdict = decide(checkpoint.findings)
+    if checkpoint.recognised is None or verdict in (Verdict.UNSAFE, Verdict.FOREIGN):
+        checkpoint.close()
+        why = checkpoint.findings[0].message if checkpoint.findings else "it is no checkpoint"
+        raise CkptError(f"{path} can't be a donor: {why}; `ckpt verify {path}` says more")
+    return Donor(path, checkpoint, None)
+
+
+def aligned(ours: Mapping[str, TensorRef], theirs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """Their tensors under our spelling of the names: prefixes of wrappers, on either side, count for nothing."""
+    mine, other = plain_names(ours), plain_names(theirs)
+    if not mine.keys() & other.keys():
+        if all(name.startswith(WRAPPED) for name in other):
+            other = {name.removeprefix(WRAPPED): tensor for name, tensor in other.items()}
+        elif all(name.startswith(WRAPPED) for name in mine):
+            other = {WRAPPED + name: tensor for name, tensor in other.items()}
+    spelling = {plain: own for own, plain in zip(ours, _plain_spellings(ours))}
+    return {spelling.get(name, name): tensor for name, tensor in other.items()}
+
+
+def _plain_spellings(names: Iterable[str]) -> list[str]:
+    return [next(iter(plain_names({name: None}))) for name in names]  # type: ignore[dict-item]
+
+
+def misfit(ours: Part, theirs: Part) -> str:
+    """Why the tensors of ``theirs`` can't stand in for those of ``ours``, with the first names; empty if they can."""
+    other = aligned(ours.tensors, theirs.tensors)
+    missing = [name for name in ours.tensors if name not in other]
+    if missing:
+        return f"it has no {few(missing)}"
+    extra = [name for name in other if name not in ours.tensors]
+    if extra:
+        return f"it also has {few(extra)}"
+    shapes = [n for n, t in ours.tensors.items() if other[n].shape != t.shape]
+    if shapes:
+        name = shapes[0]
+        return f"the shapes of {few(shapes)} differ ({_shape(other[name])} for {_shape(ours.tensors[name])})"
+    kinds = [n for n, t in ours.tensors.items() if t.dtype.floating != other[n].dtype.floating]
+    if kinds:
+        name = kinds[0]
+        return f"the types of {few(kinds)} differ ({other[name].dtype} for {ours.tensors[name].dtype})"
+    return ""
+
+
+def _shape(tensor: TensorRef) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def trained_epoch(found: Recognised, path: Path) -> int | None:
+    """The last finished epoch of a stripped file: the row of its results its metrics are from, for last.pt the last.
+
+    ultralytics stores the table of all epochs in both stripped files, and in best.pt the metrics of its own.
+    """
+    results = {k: v for k, v in dict_of(found.value("train_results")).items() if isinstance(v, list) and v}
+    rows = max(map(len, results.values()), default=0)
+    if not rows:
+        return None
+    metrics = {key: plain(value) for key, value in dict_of(found.value("train_metrics")).items()}
+    shared = [key for key in results if isinstance(metrics.get(key), float) and len(results[key]) == rows]
+    same = [row for row in range(rows) if shared and all(_close(results[key][row], metrics[key]) for key in shared)]
+    if path.name.startswith("last"):
+        return rows - 1
+    return same[0] if len(same) == 1 else None
+
+
+def _close(listed: Any, exact: Any) -> bool:
+    """Whether a value is one of the table's, which has five or six significant digits."""
+    return isinstance(listed, (int, float)) and abs(listed - exact) <= 1e-4 * max(abs(exact), 1e-3) + 6e-6
+
+
+def read_results(path: Path) -> int:
+    """The last finished epoch, counted from 0, of a results.csv; raises ``CkptError`` where there is none in it.
+
+    ultralytics counts the column from 0 up to 8.0.x and from 1 since, yolov5 from 0.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{key.strip(): value for key, value in row.items() if key} for row in csv.DictReader(file)]
+        epochs = [int(float(row["epoch"])) for row in rows if (row.get("epoch") or "").strip()]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise CkptError(f"{path} is no results.csv of a training run: {error}; pass --epoch N") from error
+    if not epochs:
+        raise CkptError(f"{path} lists no epoch; pass --epoch N")
+    return max(epochs) - (0 if min(epochs) == 0 else 1)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of an args.yaml (opt.yaml, hyp.yaml); raises ``CkptError`` for a file that holds none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CkptError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise CkptError(f"{path} holds no settings (a mapping of names to values); name an args.yaml")
+    return content

@@ -1,0 +1,230 @@
+"""Parts taken from other files: weights, optimizer, scheduler, scaler, random state, saved arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckpt_tools.checks.context import release
+from ckpt_tools.checks.names import few
+from ckpt_tools.findings import CkptError
+from ckpt_tools.layouts import Part
+from ckpt_tools.layouts.parts import dict_of, lookup, plain
+from ckpt_tools.layouts.ultralytics import group_rules, refused_arguments
+from ckpt_tools.pickles import Call, GlobalRef
+from ckpt_tools.pickles.nodes import Node
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.donors import Donor, aligned, misfit
+from ckpt_tools.plans.edits import become
+from ckpt_tools.plans.holdings import Holding
+from ckpt_tools.plans.model import Outcome
+from ckpt_tools.plans.optimizers import rearranged
+from ckpt_tools.tensors import TensorRef
+
+__all__ = ["fitting", "graft_args", "graft_part", "graft_tensors", "graft_weights", "set_arguments"]
+
+PARAMETER = "torch._utils._rebuild_parameter"
+NOT_SAVED = {"scheduler": "ultralytics makes its scheduler anew from the saved arguments"}
+
+
+def graft_weights(case: Case, donor: Donor, role: str, *, consent: bool) -> None:
+    """Take a whole set of weights from a donor; the epoch goes with them. Raises ``CkptError`` for a misfit."""
+    theirs = donor.part(role)
+    if theirs is None:
+        raise CkptError(f"{donor.path} holds no weights; name another file")
+    ours = case.part(role) or case.weights
+    holding = donor.lend(theirs)
+    path = ours.path if ours is not None else case.found.layout.roles.get(role, theirs.path)
+    if ours is not None:
+        refuse(donor, misfit(ours, theirs))
+    elif case.found.layout.module and theirs.form != "module":
+        why = f"{donor.path} holds a state dict, and {case.name} no model to put it into"
+        raise CkptError(f"{why}; name a file with the pickled model")
+    if ours is None or (ours.form == theirs.form and list(ours.tensors) == list(theirs.tensors)):
+        case.put(path, case.draft.graft(theirs.node, holding))
+    else:
+        other = aligned(ours.tensors, theirs.tensors)
+        for name, tensor in ours.tensors.items():
+            _replace(case, tensor, other[name], holding)
+    case.record(ours or theirs, Outcome.DONOR, donor, theirs.tensors)
+    if donor.epoch is not None:
+        case.do("weights", f"{path} from {donor.name} (epoch {donor.epoch})", loss=True, consent=consent)
+        case.set_epoch(donor.epoch, f"the epoch {donor.name}'s weights are of")
+    else:
+        case.do("weights", f"{path} from {donor.name}", loss=True, consent=consent)
+
+
+def graft_tensors(case: Case, part: Part, names: list[str], donor: Donor, *, consent: bool) -> None:
+    """Take single tensors of a part from a donor's part of the same role."""
+    theirs = next((other for other in donor.found.role(part.role) if other.path == part.path), donor.part(part.role))
+    if theirs is None:
+        raise CkptError(f"{donor.path} has no {part.role}; name another file")
+    other = aligned(part.tensors, theirs.tensors)
+    lacking = [name for name in names if name not in other or other[name].shape != part.tensors[name].shape]
+    refuse(donor, f"it has no {few(lacking)} of that shape" if lacking else "")
+    holding = donor.lend(theirs)
+    for name in names:
+        _replace(case, part.tensors[name], other[name], holding)
+    case.record(part, Outcome.SALVAGED, donor, names)
+    count = f"{len(names)} of {len(part.tensors)} tensors of {part.path}"
+    of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
+    text = f"{count} from {donor.name}{of}, mixed with the file's own: {few(names)}"
+    case.do("mix", text, loss=True, consent=consent)
+
+
+def _replace(case: Case, ours: TensorRef, theirs: TensorRef, holding: Holding) -> None:
+    """Put another file's tensor where ours is; a parameter stays one."""
+    inner = theirs.call.args[0] if theirs.parameter and theirs.call.path.startswith(PARAMETER) else theirs.call
+    made = case.draft.graft(inner, holding)
+    if ours.parameter and ours.call.path.startswith(PARAMETER):
+        ours.call.args = (made, *ours.call.args[1:])
+    elif isinstance(made, Call):
+        become(ours.call, made)
+    case.draft.edited = True
+
+
+def refuse(donor: Donor, why: str) -> None:
+    """Raise ``CkptError`` where there is a reason."""
+    if why:
+        raise CkptError(f"{donor.path} does not fit: {why}; name a file of the same model")
+
+
+def fitting(case: Case, donor: Donor) -> str:
+    """Why a donor is not of the same model, as far as both have weights; empty where it is."""
+    ours, theirs = case.weights, donor.part("ema")
+    return misfit(ours, theirs) if ours is not None and theirs is not None else ""
+
+
+def graft_part(case: Case, donor: Donor, role: str, *, consent: bool, loss: bool = True) -> None:
+    """Take the optimizer, scheduler, scaler or random state of a donor. Raises ``CkptError`` for a misfit."""
+    theirs = donor.part(role)
+    if theirs is None:
+        raise CkptError(f"{donor.path} has no {role}; name a file that has one, or leave it out")
+    if case.family == "ultralytics" and role in NOT_SAVED:
+        raise CkptError(f"{NOT_SAVED[role]}; leave --{role}-from out")
+    refuse(donor, fitting(case, donor))
+    holding = donor.lend(theirs)
+    path, node = theirs.path, theirs.node
+    same = donor.found.layout.name == case.family
+    at = case.found.layout.roles.get(role) if same else None
+    if at and lookup(donor.found.root, at)[0]:
+        path, node = at, lookup(donor.found.root, at)[1]
+    elif not same:
+        path = case.path(role) or theirs.path
+    before = case.part(role)
+    if role == "optimizer" and case.family == "ultralytics":
+        node = _in_our_order(case, donor, theirs)
+    if "." not in path or lookup(case.root, path.rsplit(".", 1)[0])[0]:
+        case.put(path, case.draft.graft(node, holding))
+    else:
+        raise CkptError(f"{case.name} has no place for {path}; is {donor.name} of the same run?")
+    part = before or theirs
+    case.records.pop(part.path, None)
+    case.record(theirs if theirs.path == path else part, Outcome.DONOR, donor, theirs.tensors)
+    of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
+    case.do(role, f"{path} from {donor.name}{of}", loss=loss, consent=consent)
+    if role == "optimizer":
+        _counter(case, donor)
+    if role == "scheduler":
+        _scheduler_position(case, donor, path)
+
+
+def _in_our_order(case: Case, donor: Donor, theirs: Part) -> Node:
+    """The donor's optimizer with the groups in the order of the release that wrote the file to mend."""
+    version = release(donor.found.version)
+    if not case.layers or not version or group_rules(version)["order"] == group_rules(case.version)["order"]:
+        return theirs.node
+    made = rearranged(theirs, case.layers, version, case.version)
+    if made is None:
+        have = f"{donor.path} was written by ultralytics {donor.found.version}"
+        raise CkptError(f"{have}, whose parameter groups can't be brought into the order of this file's")
+    case.do("group-order", f"parameter groups of {donor.name} in the order of ultralytics {case.found.version}")
+    return made
+
+
+def _counter(case: Case, donor: Donor) -> None:
+    """The EMA's update counter, where the file has none: the donor's, carried on to the epoch of the weights."""
+    if case.family != "ultralytics" or isinstance(case.found.value("updates"), (int, float)):
+        return
+    theirs = donor.found.value("updates")
+    here = case.found.epoch
+    if not isinstance(theirs, (int, float)) or donor.epoch is None:
+        return
+    factor = (here + 1) / (donor.epoch + 1) if here is not None and here >= 0 else 1
+    count = round(theirs * factor)
+    case.put("updates", count)
+    case.do("ema-counter", f"updates {count}, from {donor.name}'s {theirs:g}", loss=factor != 1, consent=True)
+
+
+def _scheduler_position(case: Case, donor: Donor, path: str) -> None:
+    """Move a donor's scheduler to this file's epoch; the learning rate is the one the optimizer's groups have."""
+    here, there = case.found.epoch, donor.found.epoch
+    state = dict_of(lookup(case.root, path)[1])
+    position = plain(state.get("last_epoch"))
+    if here is None or there is None or here == there or not isinstance(position, int):
+        return
+    moved = position + here - there
+    case.put(f"{path}.last_epoch", moved)
+    if isinstance(plain(state.get("_step_count")), int):
+        case.put(f"{path}._step_count", plain(state["_step_count"]) + here - there)
+    optimizer = case.part("optimizer")
+    rates = [group.options.get("lr") for group in optimizer.groups] if optimizer is not None else []
+    if "_last_lr" in state and rates and all(isinstance(rate, float) for rate in rates):
+        case.put(f"{path}._last_lr", rates)
+    case.do("scheduler-position", f"{path}.last_epoch {moved}, as epoch {here} has it", consent=True)
+
+
+def graft_args(case: Case, settings: Mapping[str, Any], source: str, *, consent: bool) -> None:
+    """Replace the saved arguments by those of another file; where the run folder is not in them, ours stays."""
+    path = case.path("args")
+    if not path:
+        raise CkptError(f"{case.name} ({case.family}) keeps no training arguments; leave --args-from out")
+    made = {key: value if isinstance(value, PLAIN) else str(value) for key, value in settings.items()}
+    for key in ("save_dir",):
+        if key not in made and isinstance(case.found.args.get(key), str):
+            made[key] = case.found.args[key]
+    case.put(path, made)
+    case.do("args", f"{path} from {source} ({len(made)} settings)", loss=True, consent=consent)
+
+
+PLAIN = (str, int, float, bool, list, dict, type(None), GlobalRef, Call, tuple)
+
+
+def set_arguments(case: Case, settings: Mapping[str, Any]) -> None:
+    """Set saved arguments; raises ``CkptError`` for one the trainer would refuse, or that has no place in the file."""
+    path = case.path("args")
+    for key, value in settings.items():
+        if case.family == "ultralytics":
+            version = release(case.target.version if case.target else None) or case.version
+            bad = refused_arguments({key: value}, version)
+            if bad and key != "optimizer":
+                raise CkptError(f"--set {key}={value}: ultralytics would refuse it ({bad[0]}); check name and value")
+        place = f"{path}.{key}" if path and case.part("args") else key
+        before = case.found.value(place)
+        if not path and not case.found.has(key):
+            raise CkptError(
+                f"--set {key}: {case.name} has no such setting; `ckpt inspect {case.name} --args` lists them"
+            )
+        schedule = _schedule(case, value) if key == "epochs" else ""
+        case.put(place, value)
+        was = f" (was {before!r})" if isinstance(before, (str, int, float)) else ""
+        case.do("set", f"{place} = {value!r}{was}{schedule}", loss=True, consent=True)
+
+
+def _schedule(case: Case, epochs: Any) -> str:
+    """What another number of epochs does to the learning rate where the run goes on."""
+    args, done, before = case.found.args, case.found.epoch, case.found.epochs
+    lrf = plain(args.get("lrf"))
+    if not (isinstance(epochs, int) and isinstance(lrf, (int, float)) and before and done is not None and done >= 0):
+        return "; the learning-rate schedule is stretched over all of them"
+    import math
+
+    def factor(of: int) -> float:
+        share = min(1.0, (done + 1) / of) if of else 1.0
+        falling = (1 + math.cos(math.pi * share)) / 2 if plain(args.get("cos_lr")) else 1 - share
+        return float(falling * (1 - lrf) + lrf)
+
+    return (
+        f"; the learning-rate schedule is stretched over all of them: at epoch {done + 1} it goes on at "
+        f"{factor(epochs):.3g} of lr0, where {before} epochs had {factor(before):.3g}"
+    )

@@ -1,0 +1,52 @@
+"""The ledger: the record of a repair that travels in its result as an extra member of the archive."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from ckpt_tools import __version__
+from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.container import member_source
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.holdings import Holding
+from ckpt_tools.plans.model import Plan
+
+__all__ = ["ledger"]
+
+
+def ledger(case: Case, plan: Plan, original: Holding) -> bytes:
+    """The record that travels in the result: what came from where, with checksums."""
+    sources = {original.checkpoint.source.name: _source(original.checkpoint)}
+    used = {part.source for part in plan.parts if part.source}
+    for donor in (*case.siblings, *case.named.values()):
+        if donor.name in used or donor is case.rebased:
+            sources[str(donor.path)] = _source(donor.checkpoint)
+    content = {
+        "schema": "ckpt-tools/ledger/1",
+        "tool": f"ckpt-tools {__version__}",
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "sources": list(sources.values()),
+        "steps": [step.as_json() for step in plan.steps],
+        "parts": [part.as_json() for part in plan.parts],
+        "verdict_before": str(plan.verdict),
+        "expected": str(plan.expected),
+        "resumes_at": plan.resumes_at,
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A file parts came from: its name, size, and the CRC-32 of its object graph."""
+    from isal.isal_zlib import crc32
+
+    container = checkpoint.container
+    main = container.members.get("data.pkl") if container is not None and container.kind == "zip" else None
+    crc = crc32(member_source(checkpoint.source, main).read(0, main.size)) if main is not None else None
+    return {
+        "name": checkpoint.path.name,
+        "size": checkpoint.source.size,
+        "epoch": checkpoint.recognised.stored_epoch if checkpoint.recognised else None,
+        "data_pkl_crc32": f"{crc:08x}" if crc is not None else None,
+    }

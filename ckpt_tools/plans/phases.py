@@ -1,0 +1,124 @@
+"""The phases of a repair up to where the cures begin: what the user named, then what the damage takes.
+
+Weights come before the rest: the epoch goes with them. Each phase leaves the draft read anew for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ckpt_tools.findings import CkptError, Finding
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
+from ckpt_tools.plans.donors import open_donor, read_settings
+from ckpt_tools.plans.grafts import graft_args, graft_part, graft_weights, set_arguments
+from ckpt_tools.plans.model import Request
+from ckpt_tools.plans.salvage import reset_optimizer, salvage, use_sibling
+
+__all__ = ["PHASES", "extends"]
+
+# Errors of the archive that go when it is written anew, if no tensor in it is hit.
+REWRITTEN = frozenset({"appended-bytes", "stray-bytes", "cut-short", "directory-lost", "zero-tail", "header-conflict",
+                       "not-loadable", "storage-size", "odd-flags"})  # fmt: skip
+WEIGHTS, PARTS = ("model", "ema"), ("optimizer", "scheduler", "scaler", "rng")
+
+
+def extends(request: Request) -> bool:
+    """Whether what is asked for only makes sense in a file that is to be resumed."""
+    asked = ("optimizer" in request.donors, "optimizer" in request.reinit, "epochs" in request.settings)
+    return any(asked) or "stripped" in request.cures
+
+
+def archive(case: Case, findings: list[Finding]) -> None:
+    """The archive itself; where the object graph is lost, everything comes from elsewhere."""
+    for fact in findings:
+        if fact.slug in REWRITTEN:
+            case.do(fact.slug, f"the archive is written anew: {fact.message}")
+    if any(fact.slug == "outer-zip" for fact in findings):
+        case.do("outer-zip", "the checkpoint is taken out of the zip archive around it")
+    container = case.holding.checkpoint.container
+    main = container.members.get("data.pkl") if container is not None else None
+    if main is not None and main.name in case.holding.wrong and not case.request.keep_corrupt:
+        use_sibling(case, "the object graph (data.pkl) does not match its checksum")
+    if not case.readable:
+        salvage(case)
+
+
+def arguments(case: Case, findings: list[Finding]) -> None:
+    """Saved arguments of another file."""
+    if "args" not in case.request.donors:
+        return
+    path = Path(case.request.donors["args"])
+    if path.suffix.lower() in (".yaml", ".yml"):
+        graft_args(case, read_settings(path), path.name, consent=True)
+    else:
+        donor = open_donor(path)
+        part = next(iter(donor.found.role("args")), None)
+        if part is None:
+            raise CkptError(f"{path} holds no training arguments; name an args.yaml")
+        place = case.path("args") or part.path
+        case.put(place, case.draft.graft(part.node, donor.holding))
+        case.do("args", f"{place} from {path.name}", loss=True, consent=True)
+    case.settle()
+
+
+def weights(case: Case, findings: list[Finding]) -> None:
+    """Weights the user named, and a stripped file made resumable where that is what the request is about."""
+    for role in WEIGHTS:
+        if role in case.named:
+            graft_weights(case, case.named[role], role, consent=True)
+            case.settle()
+    request = case.request
+    asked = extends(request) or request.epoch is not None or request.results is not None
+    if asked and any(fact.slug == "stripped" for fact in findings):
+        CURES["stripped"].mend(case)
+
+
+def parts(case: Case, findings: list[Finding]) -> None:
+    """Other parts the user named."""
+    for role in PARTS:
+        if role in case.named:
+            graft_part(case, case.named[role], role, consent=True)
+            case.settle()
+
+
+def settings(case: Case, findings: list[Finding]) -> None:
+    """Epoch and saved arguments as asked for."""
+    if epoch_asked_for(case):
+        case.settle()
+    if case.request.settings:
+        set_arguments(case, case.request.settings)
+        case.settle()
+
+
+def damage(case: Case, findings: list[Finding]) -> None:
+    """Tensors whose bytes are lost."""
+    salvage(case)
+
+
+def afresh(case: Case, findings: list[Finding]) -> None:
+    """What the user wants to start afresh."""
+    done = any(step.name == "reinit" for step in case.steps)
+    if "optimizer" in case.request.reinit and not done:
+        part = case.part("optimizer")
+        if part is not None and part.groups:
+            reset_optimizer(case, part, consent=True)
+        else:
+            make_optimizer(case, consent=True)
+        case.settle()
+
+
+def by_name(case: Case, findings: list[Finding]) -> None:
+    """Cures that were asked for by name."""
+    for name in case.request.cures:
+        before = len(case.steps)
+        CURES[name].mend(case)
+        case.settle()
+        if len(case.steps) == before:
+            case.advice.append(f"--cure {name}: nothing to do")
+
+
+PHASES: tuple[Callable[[Case, list[Finding]], None], ...] = (
+    archive, arguments, weights, parts, settings, damage, afresh, by_name,
+)  # fmt: skip

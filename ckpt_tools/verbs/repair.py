@@ -1,0 +1,242 @@
+"""``repair``: find out what is wrong and what is at hand, plan, and write a checkpoint that can be resumed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ckpt_tools.checkpoint import open_checkpoint, read_checkpoint
+from ckpt_tools.checks.content import scan_content
+from ckpt_tools.checks.context import Context
+from ckpt_tools.container import MemberError, member_source
+from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.plans.apply import apply_archive, backup_name, check_place
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.cures import CURES
+from ckpt_tools.plans.donors import Donor, open_donor
+from ckpt_tools.plans.draft import Draft
+from ckpt_tools.plans.holdings import Holding
+from ckpt_tools.plans.ledger import ledger
+from ckpt_tools.plans.model import LEDGER, Plan, Request
+from ckpt_tools.plans.phases import PHASES, extends
+from ckpt_tools.verbs.verify import Report, verify_checkpoint
+
+__all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair"]
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt")
+MOST_SIBLINGS = 60
+MOST_ROUNDS = 12
+DONE = (Verdict.RESUMABLE, Verdict.WEIGHTS, Verdict.FINISHED)
+REFUSED = (Verdict.UNSAFE, Verdict.FOREIGN)
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Repair:
+    """A plan with all that it needs to be carried out; use it as a context manager."""
+
+    plan: Plan
+    draft: Draft | None = None
+    files: ExitStack = field(default_factory=ExitStack)
+
+    def apply(self, *, in_place: bool = False, force: bool = False, progress: Progress | None = None) -> Path:
+        """Write the result; raises ``CkptError`` where that can't be done, and then nothing was changed."""
+        assert self.draft is not None
+        output, original = Path(self.plan.output), Path(self.plan.file)
+        archive = self.draft.archive
+        check_place(output, original, archive.size, in_place=in_place, force=force)
+        backup = backup_name(original) if in_place else None
+        apply_archive(archive, output, original, close=self.files.close, backup=backup, progress=progress)
+        self.plan.written = True
+        return output
+
+    def __enter__(self) -> Repair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+
+
+def choose_file(folders: list[Path]) -> Path:
+    """The newest damaged or incomplete ``last*.pt`` of the first folder that has one; raises ``CkptError`` without."""
+    for folder in folders:
+        found: list[tuple[int, int, Path]] = []
+        for path in checkpoints(folder):
+            if path.name.startswith("last"):
+                with open_checkpoint(path) as checkpoint:
+                    report = verify_checkpoint(checkpoint, Context(), siblings=False)
+                if report.verdict in (Verdict.DAMAGED, Verdict.INCOMPLETE):
+                    found.append((report.epoch if report.epoch is not None else -1, path.stat().st_mtime_ns, path))
+        if found:
+            return max(found)[2]
+    where = " or ".join(dict.fromkeys(str(folder) for folder in folders))
+    raise CkptError(f"there is no damaged or incomplete last*.pt in {where}; name the file to repair")
+
+
+def checkpoints(folder: Path) -> Iterator[Path]:
+    """The checkpoints in a folder, the newest first; what a repair wrote is never taken for an original."""
+    try:
+        names = [
+            Path(entry.path)
+            for entry in os.scandir(folder)
+            if entry.is_file() and entry.name.lower().endswith(CHECKPOINTS) and ".repaired" not in entry.name
+        ]
+    except OSError:
+        return
+    yield from sorted(names, key=lambda path: (-path.stat().st_mtime_ns, path.name))[:MOST_SIBLINGS]
+
+
+def plan_repair(
+    path: Path,
+    request: Request,
+    output: Path,
+    *,
+    context: Context | None = None,
+    progress: Progress | None = None,
+) -> Repair:
+    """Say what a repair would do, without writing anything.
+
+    Raises ``CkptError`` for a path or donor that can't be used; a file that can't be mended gives a plan that says so.
+    """
+    context = context or Context(target=request.target)
+    files = ExitStack()
+    try:
+        checkpoint = files.enter_context(open_checkpoint(path))
+        if checkpoint.kind.name == "outer-zip":
+            checkpoint = _unwrapped(checkpoint.source, path)
+        content = scan_content(checkpoint, progress)
+        report = verify_checkpoint(checkpoint, replace(context), siblings=False, content=content)
+        plan = Plan(str(path), report.verdict, str(output), findings=report.findings)
+        repair = Repair(plan, files=files)
+        if report.verdict in REFUSED:
+            plan.refused = f"the file is {report.verdict}: {report.findings[0].message}"
+            return repair
+        if _nothing_to_do(report, request, checkpoint.kind.name, path):
+            plan.expected = report.verdict
+            plan.resumes_at = _resumes_at(report.verdict, checkpoint.recognised)
+            return repair
+        _work(repair, Holding(checkpoint, content), request, context, report)
+    except BaseException:
+        files.close()
+        raise
+    return repair
+
+
+def _nothing_to_do(report: Report, request: Request, kind: str, path: Path) -> bool:
+    return report.verdict in DONE and not request.edits and kind != "outer-zip"
+
+
+def _unwrapped(outer: Any, path: Path) -> Any:
+    """The checkpoint inside a zip archive; raises ``CkptError`` where there is not exactly one."""
+    from ckpt_tools.container import read_zip
+
+    members = read_zip(outer, lambda fact: None).members
+    inside = [member for name, member in members.items() if name.lower().endswith(CHECKPOINTS)]
+    if len(inside) != 1:
+        raise CkptError(f"{path} holds {len(inside)} checkpoints; unpack it and name one of them")
+    try:
+        source = member_source(outer, inside[0])
+    except MemberError as error:
+        raise CkptError(f"{path}: {inside[0].name} {error}; get the file again from its source") from error
+    source.name = str(path)
+    return read_checkpoint(source)
+
+
+def _work(repair: Repair, holding: Holding, request: Request, context: Context, report: Report) -> None:
+    """Plan the steps, and read what the file would be after them."""
+    plan = repair.plan
+    folders = list(dict.fromkeys(filter(None, (request.folder, Path(plan.file).parent))))
+    siblings = [donor for folder in folders for donor in _siblings(folder, Path(plan.file), context, repair.files)]
+    named = {
+        role: _named(Path(donor), context, repair.files) for role, donor in request.donors.items() if role != "args"
+    }
+    draft = Draft(holding, keep_corrupt=request.keep_corrupt)
+    case = Case(draft, request, Path(plan.file), Path(plan.output), report.target, named, siblings)
+    try:
+        for phase in PHASES:
+            phase(case, report.findings)
+        outcome = _until_good(case, context)
+        blocking = next((fact for fact in outcome.findings if fact.verdict is outcome.verdict), None)
+        wanted = (Verdict.RESUMABLE,) if extends(request) else DONE
+        if outcome.verdict not in wanted:
+            plan.refused = (
+                f"the result would be {outcome.verdict}: {blocking.message if blocking else 'see the findings'}"
+            )
+        if not case.steps and plan.refused is None:
+            plan.expected, plan.resumes_at = report.verdict, _resumes_at(report.verdict, case.found)
+            return
+        plan.parts = case.plan_parts(holding)
+        plan.expected, plan.resumes_at = outcome.verdict, _resumes_at(outcome.verdict, case.found)
+        plan.steps, plan.advice = case.steps, case.advice + _advice(case, outcome)
+        repair.draft = case.draft.read(plan.output, {LEDGER: ledger(case, plan, holding)})
+    except CkptError as error:
+        plan.refused, plan.steps, plan.advice = str(error), case.steps, case.advice
+    plan.findings = [fact for fact in plan.findings if fact.slug != "sibling"]
+
+
+def _siblings(folder: Path, path: Path, context: Context, files: ExitStack) -> Iterator[Donor]:
+    """The other checkpoints of a folder that parts can be taken from."""
+    for other in checkpoints(folder):
+        if other.exists() and path.exists() and os.path.samefile(other, path):
+            continue
+        try:
+            donor = _named(other, context, files)
+        except CkptError:
+            continue
+        yield donor
+
+
+def _named(path: Path, context: Context, files: ExitStack) -> Donor:
+    donor = open_donor(path)
+    files.callback(donor.close)
+    quick = replace(context, quick=True)
+    donor.verdict = verify_checkpoint(donor.checkpoint, quick, siblings=False).verdict
+    return donor
+
+
+def _until_good(case: Case, context: Context) -> Report:
+    """Verify, apply the first cure that is due, and again; raises ``CkptError`` where a cure would have to guess."""
+    tried: dict[str, int] = {}
+    case.settle()
+    for _ in range(MOST_ROUNDS):
+        checkpoint, content = case.draft.checkpoint, case.holding.content
+        report = verify_checkpoint(checkpoint, replace(context), siblings=False, content=content)
+        if report.verdict in DONE:
+            break
+        slugs = {fact.slug for fact in report.findings if fact.verdict is not None}
+        due = next(
+            (name for name, cure in CURES.items() if name in slugs and not cure.on_request and tried.get(name, 0) < 2),
+            None,
+        )
+        if due is None:
+            break
+        tried[due] = tried.get(due, 0) + 1
+        CURES[due].mend(case)
+        case.settle()
+    return report
+
+
+def _resumes_at(verdict: Verdict | None, found: Any) -> int | None:
+    """The first epoch a resume would train, counted from 0."""
+    if verdict is not Verdict.RESUMABLE or found is None or found.epoch is None:
+        return None
+    return int(found.epoch) + 1
+
+
+def _advice(case: Case, report: Report) -> list[str]:
+    """What else the user may want to know: a better file, a run folder elsewhere."""
+    advice = []
+    here = case.found.epoch
+    if case.rebased is None and here is not None:
+        for donor in case.siblings:
+            if donor.verdict is Verdict.RESUMABLE and donor.epoch is not None and donor.epoch >= here:
+                advice.append(f"{donor.name} is whole and got as far (epoch {donor.epoch}): resume from it instead")
+                break
+    if any(fact.slug == "saves-elsewhere" for fact in report.findings):
+        saved = case.found.args.get("save_dir")
+        advice.append(f"a resume would write to {saved}; --cure saves-elsewhere makes it this file's run folder")
+    return advice
