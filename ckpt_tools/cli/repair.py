@@ -17,6 +17,7 @@ from ckpt_tools.findings import CkptError, Verdict
 __all__ = ["repair"]
 
 REPAIRED = ".repaired"
+WORD = "part of it is lost or comes from elsewhere; carry the plan out with --accept-loss"
 FROM = {"metavar": "FILE", "show_default": False}
 
 
@@ -111,6 +112,8 @@ def repair(
         if agreed:
             with progress_bar(repairing.draft.archive.size if repairing.draft else 0, place.name) as progress:
                 repairing.apply(in_place=in_place, force=force, progress=progress)
+        elif ready and not dry_run:
+            plan.refused = WORD
         code = _code(plan, ready=ready, agreed=agreed, dry_run=dry_run, accepted=accept_loss)
         if json_:
             print_json("repair", plan.as_json())
@@ -216,7 +219,7 @@ def _print_end(plan: Any, *, ready: bool, dry_run: bool, accepted: bool, in_plac
     for line in plan.advice:
         say(f"  hint: {shown(line)}")
     output = shlex.quote(plan.output)
-    if plan.refused is not None:
+    if plan.refused is not None and plan.refused != WORD:
         say(f"can't be mended: {command(plan.refused)}; nothing was written")
         say(f"next: {command(f'ckpt verify {shlex.quote(plan.file)}')}")
         return

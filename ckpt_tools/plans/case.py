@@ -50,6 +50,13 @@ class Case:
     roles: dict[str, str] = field(default_factory=dict)  # of parts that were lost, by path
     rebased: Donor | None = None
     epoch_from: str = ""  # what the epoch was taken from, where it is not the file's own
+    hits: dict[str, list[str]] = field(default_factory=dict)  # by part, the tensors whose bytes were lost
+
+    def __post_init__(self) -> None:
+        for part in self.found.parts if self.readable else ():
+            names = self.holding.hit_in(part)
+            if names:
+                self.hits[part.path] = names
 
     @property
     def found(self) -> Recognised:
@@ -161,7 +168,8 @@ class Case:
         own = record.outcome in (Outcome.KEPT, Outcome.EDITED, Outcome.SALVAGED)
         kept = tensors - len(record.lost) if own else 0
         plan = PartPlan(part.role, part.path, record.outcome, record.donor, record.epoch, tensors, kept)
-        plan.nbytes, plan.names, plan.digest = part.nbytes, record.lost, self._digest(part)
+        names = record.lost if record.outcome is Outcome.SALVAGED else self.hits.get(part.path, [])
+        plan.nbytes, plan.names, plan.digest = part.nbytes, names, self._digest(part)
         return plan
 
     def _digest(self, part: Part) -> str:

@@ -46,7 +46,7 @@ class Step:
 
 @dataclass
 class PartPlan:
-    """What becomes of one part: ``kept`` of its ``tensors`` are the file's own; ``names`` are those that are not."""
+    """What becomes of one part: ``kept`` of its ``tensors`` are the file's own; ``names`` are those that were lost."""
 
     role: str
     path: str
