@@ -27,8 +27,12 @@ ROOMS: dict[str, set[str]] = {
     "layouts": {"findings", "pickles", "tensors"},
     "checkpoint": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts"},
     "checks": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint"},
+    "plans": {
+        *("findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint", "checks"),
+    },
     "verbs.verify": {"findings", "source", "checkpoint", "checks"},
     "api": {"findings", "container", "tensors", "layouts", "checkpoint", "verbs.verify"},
+    "verbs.repair": {"findings", "source", "container", "checkpoint", "checks", "plans", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }
 # What a package is made of: the public names, and the way in.

@@ -60,7 +60,13 @@ def _groups(
         yield finding("group-sizes", part.path, have=_text(sizes), want=f"{_text(_sizes(wanted))} (in {target})")
     elif _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
         want, have, version = ", ".join(_labels(wanted)), ", ".join(_labels(own)), found.version or "another version"
-        yield finding("group-order", part.path, target=target or "the trainer", version=version, want=want, have=have)
+        facts = {"target": target or "the trainer", "version": version, "want": want, "have": have}
+        yield finding("group-order", part.path, remedy=_repair_for(target), **facts)
+
+
+def _repair_for(target: Target | None) -> str:
+    """The command that mends it for a target that was named; the catalogue's own for the one that is installed."""
+    return f"ckpt repair {{path}} --target {target}" if target is not None and target.source == "flag" else ""
 
 
 def _rebuilt(version: str | None, layers: list[Layer]) -> bool:
@@ -119,7 +125,8 @@ def _arguments(found: Recognised, context: Context) -> Iterator[Finding]:
     if isinstance(optimizer, str) and optimizer.lower() not in names:
         refused.append(f"optimizer={optimizer} (unknown)")
     if refused:
-        yield finding("args-refused", "train_args", target=target, names=few(refused, 8))
+        shown = few(refused, 8)
+        yield finding("args-refused", "train_args", remedy=_repair_for(target), target=target, names=shown)
 
 
 def _dill(checkpoint: Checkpoint, found: Recognised, context: Context) -> Iterator[Finding]:

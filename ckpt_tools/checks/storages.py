@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checkpoint import LEDGER, Checkpoint
 from ckpt_tools.checks.names import TensorNames, few
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["check_storages"]
 
-# torch's own members beside the storages; anything else was added by another tool.
+# torch's own members beside the storages, and ours; anything else was added by another tool.
 OWN_MEMBERS = frozenset({"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment",
-                         ".data/serialization_id"})  # fmt: skip
+                         ".data/serialization_id", LEDGER})  # fmt: skip
 FAT_RATIO, FAT_BYTES = 4, 1 << 20
 
 

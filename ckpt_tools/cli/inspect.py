@@ -110,8 +110,32 @@ def _print_overview(content: dict[str, Any]) -> None:
         )
     if content["parts"]:
         _print_parts(content["parts"])
+    if content["ledger"] is not None:
+        _print_ledger(content["ledger"])
     for fact in content["findings"]:
         say(f"  {paint(fact['severity'], COLOURS[fact['severity']])} {fact['code']} {fact['slug']}: {fact['message']}")
+
+
+def _print_ledger(ledger: dict[str, Any]) -> None:
+    """What a repair wrote into the file about itself; the text is the file's, so every bit of it may be odd."""
+
+    def entries(key: str) -> list[dict[str, Any]]:
+        listed = ledger.get(key)
+        return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+    say(f"  repaired by {shown(ledger.get('tool'))} on {shown(ledger.get('written'))}")
+    for source in entries("sources"):
+        name, size, epoch = (shown(source.get(key)) for key in ("name", "size", "epoch"))
+        crc = f", object graph {shown(source['data_pkl_crc32'])}" if source.get("data_pkl_crc32") else ""
+        say(f"    from {name} ({size} bytes, epoch {epoch}{crc})")
+    for step in entries("steps"):
+        say(f"    - {shown(step.get('text'))}{' (loss)' if step.get('loss') else ''}")
+    rows = [
+        [shown(part.get(key)) for key in ("path", "outcome", "source", "kept", "tensors", "digest")]
+        for part in entries("parts")
+    ]
+    if rows:
+        _table(["part", "outcome", "source", "kept", "tensors", "digest"], rows, {3, 4})
 
 
 def _table(columns: list[str], rows: list[list[str]], right: set[int]) -> None:

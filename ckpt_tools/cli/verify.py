@@ -205,13 +205,16 @@ def _next(report: Report) -> str:
     path = shlex.quote(report.path)
     if report.verdict is Verdict.RESUMABLE:
         return (report.resume or "ckpt inspect {path}").replace("{path}", path)
+    worst_finding = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
+    remedy = worst_finding.remedy if worst_finding is not None else ""
+    if remedy.startswith("ckpt repair ") and report.verdict is not Verdict.FINISHED:
+        return remedy
     if report.sibling:
         return f"ckpt verify {shlex.quote(report.sibling)}"
     if report.verdict is Verdict.FINISHED and report.layout == "ultralytics":
         return f"yolo train model={path} data=DATA.yaml epochs=N   # a new run from these weights"
     if report.verdict in (Verdict.WEIGHTS, Verdict.FINISHED):
         return f"ckpt inspect {path}"
-    worst_finding = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
     return f"ckpt explain {worst_finding.code}" if worst_finding else f"ckpt inspect {path}"
 
 

@@ -78,7 +78,7 @@ ARCHIVES: tuple[tuple[str, Kind], ...] = (
      Kind("torch-export", "a torch.export program", EXPORTED)),
     (r"\.data/(extern_modules|python_version)$", Kind("torch-package", "a torch.package archive", EXPORTED)),
     (r"\.(pt|pth|ckpt|pkl|bin|tar)$",
-     Kind("outer-zip", "a zip archive around a checkpoint", "unpack it first: `unzip`")),
+     Kind("outer-zip", "a zip archive around a checkpoint", "unpack it, or let `ckpt repair` take the checkpoint out")),
     (r"\.npy$", Kind("npz", "a NumPy archive", "open it with numpy.load")),
     (r"(^|/)config\.json$|\.weights\.h5$", Kind("keras", "a Keras model", "open it with Keras")),
     (r"", Kind("zip-archive", "a zip archive with no checkpoint in it", "check the path")),

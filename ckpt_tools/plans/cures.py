@@ -327,6 +327,7 @@ def stripped(case: Case) -> None:
     if case.part("ema") is None and case.family in ("ultralytics", "yolov5"):
         case.put("ema", model.node)
         case.put("model", None)
+        case.record(model, Outcome.EDITED)
         text = "the stripped weights become the average (ema) a resume starts from"
         case.do("stripped", text, loss=True, consent=True)
     epoch = case.found.value("epoch")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ckpt_tools.checkpoint import Checkpoint, read_checkpoint
+from ckpt_tools.checkpoint import LEDGER, Checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.container import Member, NewMember, archive, member_source
 from ckpt_tools.findings import CkptError
@@ -20,7 +20,6 @@ from ckpt_tools.pickles.emit import EmitError, emit
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.edits import graph
 from ckpt_tools.plans.holdings import Bytes, Holding, checksum
-from ckpt_tools.plans.model import LEDGER
 from ckpt_tools.source import BytesSource, JoinedSource
 from ckpt_tools.tensors import StorageRef
 
@@ -164,7 +163,7 @@ class _Storages:
         self.named: dict[tuple[int, str, object], str] = {}
         container = draft.checkpoint.container
         self.zipped = container is not None and container.kind == "zip"
-        taken = container.storage_keys() if container is not None and self.zipped else []
+        taken = {*container.storage_keys(), *draft.checkpoint.storages} if container is not None and self.zipped else ()
         self.first = self.next = max((int(key) for key in taken if key.isdecimal() and len(key) < 9), default=-1) + 1
 
     def resolve(self, node: Persistent) -> Node:

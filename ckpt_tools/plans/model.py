@@ -11,10 +11,7 @@ from typing import Any
 from ckpt_tools.checks.context import Target
 from ckpt_tools.findings import Finding, Verdict
 
-__all__ = ["LEDGER", "Outcome", "PartPlan", "Plan", "Request", "Step"]
-
-LEDGER = ".ckpt_tools/ledger.json"  # below the archive's root folder
-NAMED = 8  # tensors of a part that are named in a plan
+__all__ = ["Outcome", "PartPlan", "Plan", "Request", "Step"]
 
 
 class Outcome(str, Enum):
@@ -69,7 +66,7 @@ class PartPlan:
             "tensors": self.tensors,
             "kept": self.kept,
             "bytes": self.nbytes,
-            "names": self.names[:NAMED],
+            "names": self.names,
             "digest": self.digest,
         }
 

@@ -12,7 +12,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.donors import Donor, misfit
 from ckpt_tools.plans.draft import Draft
-from ckpt_tools.plans.edits import drop
+from ckpt_tools.plans.edits import become, drop
 from ckpt_tools.plans.grafts import fitting, graft_part, graft_tensors, graft_weights
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.optimizers import parameter_names, without_states
@@ -233,20 +233,27 @@ def _small(case: Case, part: Part, hit: list[str]) -> None:
 
 
 def _loose(case: Case) -> None:
-    """Tensors of no known part that are hit (scores, masks): ``None`` stands in for them."""
-    hit = [t for t in case.draft.checkpoint.tensors.values() if id(t.call) in case.holding.hit]
-    if not hit:
-        return
-    names = TensorNames(case.draft.checkpoint)
+    """Tensors of no state dict that are hit (a head's strides, scores): a sibling's of that name, else ``None``."""
     if case.draft.keep_corrupt:
         return
-    known = {id(t.call) for part in case.found.parts for t in part.tensors.values()}
-    loose = [tensor for tensor in hit if id(tensor.call) not in known]
-    for tensor in loose:
+    names = TensorNames(case.draft.checkpoint)
+    known = {id(tensor.call) for part in case.found.parts for tensor in part.tensors.values()}
+    hit = {names.of(t): t for t in case.draft.checkpoint.tensors.values() if id(t.call) in case.holding.hit - known}
+    for donor in case.nearest if hit else ():
+        theirs = TensorNames(donor.checkpoint)
+        other = {theirs.of(tensor): tensor for tensor in donor.checkpoint.tensors.values()}
+        shared = [name for name in hit if name in other and other[name].shape == hit[name].shape]
+        if len(shared) == len(hit) and not fitting(case, donor) and donor.holding.intact:
+            for name in shared:
+                become(hit[name].call, case.draft.graft(other[name].call, donor.holding))
+            case.do("loose", f"{len(hit)} tensors beside the training state from {donor.name}: {few(hit)}", loss=True)
+            case.settle()
+            return
+    for tensor in hit.values():
         case.draft.swaps[id(tensor.call)] = None
-    if loose:
+    if hit:
         case.draft.edited = True
-        text = f"{len(loose)} tensors outside the training state become None: {few(map(names.of, loose))}"
+        text = f"{len(hit)} tensors beside the training state become None, a resume makes its own: {few(hit)}"
         case.do("loose", text, loss=True)
         case.settle()
 

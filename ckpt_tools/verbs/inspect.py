@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ckpt_tools.api import OpenCheckpoint, Tensor
-from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checkpoint import Checkpoint, read_ledger
 from ckpt_tools.findings import writable
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of, plain
@@ -41,6 +41,7 @@ def overview(checkpoint: Checkpoint) -> dict[str, Any]:
         "parts": [_part(part) for part in checkpoint.parts if part.role != "args"],
         "averaged": _averaged(checkpoint),
         "members": len(container.members) if container else 0,
+        "ledger": read_ledger(checkpoint),
         "findings": [fact.as_json() for fact in checkpoint.findings],
     }
     if found is None:

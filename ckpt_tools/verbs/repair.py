@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import open_checkpoint, read_checkpoint
+from ckpt_tools.checkpoint import LEDGER, open_checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.container import MemberError, member_source
@@ -21,7 +21,7 @@ from ckpt_tools.plans.donors import Donor, open_donor
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
-from ckpt_tools.plans.model import LEDGER, Plan, Request
+from ckpt_tools.plans.model import Plan, Request
 from ckpt_tools.plans.phases import PHASES, extends
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 

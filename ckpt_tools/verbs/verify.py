@@ -18,6 +18,7 @@ from ckpt_tools.checks.content import Content, check_checksums, scan_content
 from ckpt_tools.checks.context import Context, Target
 from ckpt_tools.checks.machine import check_machine, check_save_dir, installed_packages
 from ckpt_tools.checks.portability import check_portability
+from ckpt_tools.checks.repaired import check_repaired
 from ckpt_tools.checks.safety import check_unknown_code
 from ckpt_tools.checks.storages import check_storages
 from ckpt_tools.checks.training import check_training, is_weights
@@ -163,6 +164,7 @@ def verify_checkpoint(
             facts += check_consistency(checkpoint)
             facts += check_target(checkpoint, context)
         facts += check_portability(checkpoint)
+        facts += check_repaired(checkpoint)
         facts += check_save_dir(checkpoint)
         facts += check_machine(checkpoint, context)
     report = _report(checkpoint, context, facts)

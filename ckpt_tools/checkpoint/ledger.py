@@ -1,0 +1,27 @@
+"""The ledger a repair leaves in its result, read like anything else from a file: within bounds, on no trust."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ckpt_tools.checkpoint.opening import Checkpoint
+from ckpt_tools.container import MemberError, member_bytes
+
+__all__ = ["LEDGER", "read_ledger"]
+
+LEDGER = ".ckpt_tools/ledger.json"  # below the archive's root folder
+LONGEST = 16 << 20  # bytes
+
+
+def read_ledger(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The ledger as it stands in the file; ``None`` where there is none that can be read."""
+    container = checkpoint.container
+    member = container.members.get(LEDGER) if container is not None and container.kind == "zip" else None
+    if member is None or container is None:
+        return None
+    try:
+        content = json.loads(member_bytes(container.source, member, LONGEST))
+    except (MemberError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
