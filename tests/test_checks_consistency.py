@@ -135,3 +135,31 @@ class TestClasses:
     @pytest.mark.parametrize("names", [["a", "b"], {0: "a", 1: "b"}, None])
     def test_names_as_list_or_mapping_are_fine(self, names: Any, verified: Verify) -> None:
         assert verified(ultralytics_checkpoint(ema=detector(names=names))).verdict is Verdict.RESUMABLE
+
+
+class TestStructure:
+    """Releases that build a model otherwise than the one that wrote the file can't take its optimizer."""
+
+    def yolo11(self, **yaml: Any) -> Any:
+        block = module("ultralytics.nn.modules.block.C3k2", {"cv1": conv_layer(4, 4)})
+        sequence = module("torch.nn.modules.container.Sequential", {"0": block})
+        return module("ultralytics.nn.tasks.DetectionModel", {"model": sequence}, {}, yaml={"nc": 2, **yaml})
+
+    def slugs(self, verified: Verify, version: str, target: str, model: Any) -> set[str]:
+        optimizer = optimizer_of({"0": Tensor((4, 4, 1, 1))}, [1, 0, 0])
+        content = ultralytics_checkpoint(version, ema=model, optimizer=optimizer)
+        report = verified(content, target=f"ultralytics=={target}")
+        return {fact.slug for fact in report.findings if fact.verdict is not None}
+
+    @pytest.mark.parametrize(("version", "target"), [("8.4.60", "8.4.190"), ("8.4.190", "8.4.60")])
+    def test_a_yaml_without_scales_changed_with_8_4_132(self, version: str, target: str, verified: Verify) -> None:
+        assert self.slugs(verified, version, target, self.yolo11(scale="")) == {"head-changed"}
+        assert self.slugs(verified, version, target, self.yolo11(scale="n", scales={"n": [1, 1, 8]})) == set()
+
+    def test_within_one_way_of_building_nothing_changed(self, verified: Verify) -> None:
+        assert self.slugs(verified, "8.4.60", "8.4.130", self.yolo11(scale="")) == set()
+
+    def test_old_heads_were_built_of_other_layers_for_a_while(self, verified: Verify) -> None:
+        optimizer = {"optimizer": ultralytics_checkpoint()["optimizer"]}
+        report = verified(ultralytics_checkpoint("8.3.10", **optimizer), target="ultralytics==8.3.250")
+        assert {fact.slug for fact in report.findings if fact.verdict is not None} == {"head-changed"}

@@ -31,7 +31,7 @@ def test_every_file_is_expected_and_described() -> None:
 
 
 def test_the_folder_stays_small() -> None:
-    assert sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file()) <= 7_000_000
+    assert sum(path.stat().st_size for path in FIXTURES.rglob("*") if path.is_file()) <= 6_000_000
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.consistency import SHAPED_STATE
@@ -11,8 +11,8 @@ from ckpt_tools.checks.machine import installed_packages
 from ckpt_tools.checks.names import few
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Group, Part, Recognised
-from ckpt_tools.layouts.parts import plain
-from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, refused_arguments
+from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, refused_arguments, structures
 from ckpt_tools.tensors.modules import Layer
 
 __all__ = ["check_target"]
@@ -49,7 +49,7 @@ def _groups(
     target = context.target
     wanted = _wanted(layers, found, target, muon)
     fitting = next((plan for plan in (own, wanted) if _sizes(plan) == sizes), None)
-    if _rebuilt(found.version, layers) != _rebuilt(target.version if target else found.version, layers):
+    if _built(found.version, layers) != _built(target.version if target else found.version, layers):
         yield finding("head-changed", weights.path, target=target or "the trainer", version=found.version or "the file")
         return
     if fitting is None:
@@ -69,10 +69,25 @@ def _repair_for(target: Target | None) -> str:
     return f"ckpt repair {{path}} --target {target}" if target is not None and target.source == "flag" else ""
 
 
-def _rebuilt(version: str | None, layers: list[Layer]) -> bool:
-    """Whether this release builds an old model's head from depth-wise convolutions (YOLO11 and newer always do)."""
+def _built(version: str | None, layers: list[Layer]) -> set[str]:
+    """Which of the ways of building models that releases differ in shaped this one."""
+    return {name for name in structures(release(version)) if CONCERNS[name](layers)}
+
+
+def _old_head(layers: list[Layer]) -> bool:
+    """A detection head that releases differ about: YOLO11 and newer have depth-wise convolutions in all of them."""
     newer = any(layer.kind.endswith((".C3k2", ".A2C2f")) for layer in layers)
-    return not newer and (8, 3, 0) <= release(version) < (8, 3, 17) and any(".cv3." in layer.name for layer in layers)
+    return not newer and any(".cv3." in layer.name for layer in layers)
+
+
+def _unscaled(layers: list[Layer]) -> bool:
+    """Blocks whose inside depends on the model's scale, in a model of which none was given."""
+    yaml = dict_of(layers[0].attributes.get("yaml"))
+    scaled = bool(yaml.get("scale")) or "scales" in yaml
+    return bool(yaml) and not scaled and any(layer.kind.endswith((".C3k2", ".A2C2f")) for layer in layers)
+
+
+CONCERNS: dict[str, Callable[[list[Layer]], bool]] = {"depthwise-head": _old_head, "unscaled-c3k": _unscaled}
 
 
 def _wanted(layers: list[Layer], found: Recognised, target: Target | None, muon: bool) -> list[PlannedGroup]:

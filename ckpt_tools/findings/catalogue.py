@@ -178,9 +178,10 @@ CATALOGUE: tuple[Code, ...] = (
          "More parameters in the optimizer than the model has: it belongs to another model.",
          "Use the optimizer of the same run.", TENSORS),
     Code("CKPT410", "head-changed", ERROR, INCOMPLETE,
-         "{target} builds this model's head with other layers than {version} did",
-         "ultralytics 8.3.0 to 8.3.16 built the detection head of YOLOv3 to v10 models from depth-wise convolutions; no "
-         "other version rebuilds it so, and the optimizer's groups do not fit.",
+         "{target} builds this model from other layers than {version} did",
+         "ultralytics 8.3.0 to 8.3.16 built the detection head of YOLOv3 to v10 models from depth-wise convolutions; up to "
+         "8.4.131 a YOLO11-style yaml without scales got the blocks of the large models. Other versions build them "
+         "otherwise, and the optimizer's groups do not fit.",
          "Resume with the version that wrote it.", "pip install ultralytics=={version}"),
     Code("CKPT411", "class-names", WARNING, None, "the head predicts {head} classes, names lists {count}",
          "Names and predictions do not go together; on resume ultralytics takes the names from the data set.",

@@ -23,6 +23,7 @@ __all__ = [
     "refused_arguments",
     "renamed_argument",
     "resume_rules",
+    "structures",
 ]
 
 Release = tuple[int, ...]
@@ -57,6 +58,13 @@ def group_rules(version: Release) -> dict[str, Any]:
 def resume_rules(version: Release) -> dict[str, Any]:
     """What a release does on resume (``unknown_args``, ``resume_true_unresumable``, ``required_keys`` …)."""
     return _fold(_facts()["resume"], version)
+
+
+def structures(version: Release) -> set[str]:
+    """The ways of building a model that only some releases have, by name, as far as this release has them."""
+    rows = _facts()["structure"]
+    here = version or NEWEST
+    return {row["name"] for row in rows if _numbers(row["since"]) <= here < _numbers(row["until"])}
 
 
 @dataclass(frozen=True)

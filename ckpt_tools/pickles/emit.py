@@ -2,7 +2,8 @@
 
 The inverse of :mod:`ckpt_tools.pickles.machine`: what was read and written again is read as the same graph, with
 shared objects shared and cycles closed. Only opcodes of protocol 2 are written (torch's ``weights_only`` unpickler
-knows no others); what later protocols have opcodes of their own for is spelt as protocol 2 spells it.
+knows no others); what later protocols have opcodes of their own for is spelt as protocol 2 spells it. Classes inside
+classes and construction with keywords have no such spelling: a pickle with those is one of protocol 4.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class EmitError(Exception):
 
 
 def emit(root: Node, persistent: Resolve | None = None, swaps: Mapping[int, Node] | None = None) -> bytes:
-    """The pickle (protocol 2) of a graph of nodes.
+    """The pickle (protocol 2; 4 where it needs to be) of a graph of nodes.
 
     ``persistent`` gives the id to write for a reference to a storage; ``swaps`` maps the ``id`` of a node to the node
     to write in its place. Raises ``EmitError`` for extension codes, out-of-band buffers, and objects that are an
@@ -34,17 +35,17 @@ def emit(root: Node, persistent: Resolve | None = None, swaps: Mapping[int, Node
     emitter = _Emitter(persistent or (lambda node: node.id), swaps or {})
     emitter.count(root)
     emitter.run(root)
-    return bytes(emitter.out)
+    return b"\x80" + bytes([4 if emitter.modern else 2]) + bytes(emitter.out)
 
 
-LATIN = GlobalRef("_codecs", "encode", -1)
+LATIN, BYTEARRAY = GlobalRef("_codecs", "encode", -1), GlobalRef("__builtin__", "bytearray", -1)
 SET, FROZENSET = GlobalRef("__builtin__", "set", -1), GlobalRef("__builtin__", "frozenset", -1)
-BYTEARRAY, GETATTR = GlobalRef("__builtin__", "bytearray", -1), GlobalRef("__builtin__", "getattr", -1)
 
 
 class _Emitter:
     def __init__(self, persistent: Resolve, swaps: Mapping[int, Node]) -> None:
-        self.out = bytearray(b"\x80\x02")
+        self.out = bytearray()
+        self.modern = False
         self.persistent = persistent
         self.swaps = swaps
         self.uses: dict[object, int] = {}
@@ -59,7 +60,7 @@ class _Emitter:
             node = self.swaps.get(id(node), node)
         if type(node) is Opaque:
             return self.settled(node.value)
-        if type(node) in SPELLINGS or (type(node) is GlobalRef and "." in node.name):
+        if type(node) in SPELLINGS:
             if id(node) not in self.spelt:
                 self.spelt[id(node)] = (node, _spelling(node))
             return self.spelt[id(node)][1]
@@ -102,6 +103,7 @@ class _Emitter:
             if visits > MOST_VISITS:
                 raise EmitError(f"more than {MOST_VISITS} nodes")
             node = self.settled(waiting.pop())
+            self.modern = self.modern or _needs_protocol_4(node)
             key = _key(node)
             if key is None:
                 continue
@@ -162,7 +164,8 @@ class _Emitter:
         elif kind is GlobalRef:
             if node.computed or "\n" in node.module + node.name:
                 raise EmitError(f"the name {node.path!r} can't be written")
-            self.out += b"c" + f"{node.module}\n{node.name}\n".encode("utf-8", "surrogateescape")
+            module, name = _modern(node) if self.modern else (node.module, node.name)
+            self.out += b"c" + f"{module}\n{name}\n".encode("utf-8", "surrogateescape")
             self.put(key)
         elif kind is dict or kind is list:
             self.out += b"}" if kind is dict else b"]"
@@ -198,7 +201,8 @@ class _Emitter:
         if id(node) in self.making:
             raise EmitError(f"{node.path} is an argument of its own construction")
         self.making.add(id(node))
-        for state in reversed(node.states or ()):
+        states: list[Node] = node.states or []
+        for state in reversed(states):
             tasks += [("raw", b"b"), ("node", state)]
         self.fill([part for pair in node.pairs or () for part in pair], b"u", tasks)
         self.fill(list(node.items or ()), b"e", tasks)
@@ -209,7 +213,7 @@ class _Emitter:
             tasks.extend(("node", part) for part in reversed((callee, *node.args)))
             tasks.append(("raw", b"("))
         elif node.kind == "newobj_ex":
-            raise EmitError(f"{node.path} is made with keyword arguments, which only protocol 4 can write")
+            tasks += [("raw", b"\x92"), ("node", node.kwargs), ("node", node.args), ("node", callee)]
         else:
             opcode = b"R" if node.kind == "reduce" else b"\x81"
             tasks += [("raw", opcode), ("node", node.args), ("node", callee)]
@@ -223,6 +227,11 @@ def _key(node: Node) -> object:
     if kind is GlobalRef:
         return (node.module, node.name)
     return id(node) if kind in (Call, dict, list, Persistent) or (kind is tuple and node) else None
+
+
+def _needs_protocol_4(node: Node) -> bool:
+    """Names with dots, and objects made with keyword arguments."""
+    return (type(node) is GlobalRef and "." in node.name) or (type(node) is Call and node.kind == "newobj_ex")
 
 
 def _integer(value: int) -> bytes:
@@ -246,14 +255,16 @@ SPELLINGS = frozenset({bytes, bytearray, SetNode})
 
 
 def _spelling(node: Node) -> Node:
-    """Bytes, sets and dotted names as protocol 2 writes them (``pickle.py``: ``save_bytes``, ``save_global``)."""
+    """Bytes and sets as protocol 2 writes them (``pickle.py``: ``save_bytes``, ``save_reduce``)."""
     if isinstance(node, (bytes, bytearray)):
         made = Call(LATIN, (bytes(node).decode("latin-1"), "latin1"), "reduce", -1)
         return made if isinstance(node, bytes) else Call(BYTEARRAY, (made,), "reduce", -1)
-    if isinstance(node, SetNode):
-        return Call(FROZENSET if node.frozen else SET, (node.items,), "reduce", -1)
-    first, *rest = node.name.split(".")
-    spelt: Node = GlobalRef(node.module, first, node.position)
-    for name in rest:
-        spelt = Call(GETATTR, (spelt, name), "reduce", node.position)
-    return spelt
+    return Call(FROZENSET if node.frozen else SET, (node.items,), "reduce", -1)
+
+
+def _modern(node: GlobalRef) -> tuple[str, str]:
+    """A name as protocols above 2 spell it: they no longer translate those of Python 2 (``_compat_pickle``)."""
+    from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+
+    known = (node.module, node.name)
+    return NAME_MAPPING.get(known) or (IMPORT_MAPPING.get(node.module, node.module), node.name)

@@ -101,6 +101,8 @@ KNOWN: frozenset[tuple[str, str]] = frozenset(
     | _names("ultralytics.engine.exporter", "iOSDetectModel")
     | _names("ultralytics.utils", "IterableSimpleNamespace")  # the EMA's args
     | _names("ultralytics.yolo.utils", "IterableSimpleNamespace")
+    | {(f"ultralytics.{room}data.augment", name)  # the transforms of a classifier, in files of 8.0.44 and 8.0.200
+       for room in ("", "yolo.") for name in ("CenterCrop", "ToTensor")}
     | {(f"ultralytics.{room}utils.loss", f"v8{task}Loss")  # the criterion, in files before 8.4.120
        for room in ("", "yolo.") for task in ("Detection", "Segmentation", "Pose", "Classification", "OBB")}
     | _names("numpy.core.numeric", "_frombuffer")
