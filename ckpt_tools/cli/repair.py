@@ -124,8 +124,8 @@ def repair(
 
 def repaired_name(name: str) -> str:
     """``last.pt`` becomes ``last.repaired.pt``."""
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem or name}{REPAIRED}{dot}{suffix}" if stem else f"{name}{REPAIRED}.pt"
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}{REPAIRED}.{suffix}" if stem and suffix != "zip" else f"{stem or name}{REPAIRED}.pt"
 
 
 def _code(plan: Any, *, ready: bool, agreed: bool, dry_run: bool, accepted: bool) -> int:

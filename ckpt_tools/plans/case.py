@@ -49,6 +49,7 @@ class Case:
     records: dict[str, Record] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)  # of parts that were lost, by path
     rebased: Donor | None = None
+    wrapped: bool = False  # the file was a zip archive around the checkpoint
     epoch_from: str = ""  # what the epoch was taken from, where it is not the file's own
     hits: dict[str, list[str]] = field(default_factory=dict)  # by part, the tensors whose bytes were lost
 

@@ -25,7 +25,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.donors import read_results, read_settings
 from ckpt_tools.plans.edits import drop, graph
-from ckpt_tools.plans.grafts import fitting, graft_part
+from ckpt_tools.plans.grafts import fitting, graft_part, graft_weights
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.optimizers import OPTIONS, fresh, rearranged
 from ckpt_tools.plans.salvage import leave_states_out, rebase, replace_by_twin, reset_optimizer, twin_of
@@ -193,7 +193,10 @@ def non_finite(case: Case) -> None:
             theirs = donor.part(part.role)
             sound = theirs is not None and not nonfinite_tensors(donor.checkpoint, donor.holding.content, theirs)
             if sound and not fitting(case, donor) and donor.holding.intact and donor.part("optimizer") is not None:
-                rebase(case, donor, f"{part.path} holds NaN or infinity ({few(bad)})")
+                if case.request.edits:
+                    graft_weights(case, donor, part.role, consent=False)
+                else:
+                    rebase(case, donor, f"{part.path} holds NaN or infinity ({few(bad)})")
                 return
         raise CkptError(f"{part.path} holds NaN or infinity ({few(bad)}), and no finite file of the run is here")
     part_of = case.part("optimizer")

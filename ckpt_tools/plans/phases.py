@@ -14,7 +14,7 @@ from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
 from ckpt_tools.plans.donors import open_donor, read_settings
 from ckpt_tools.plans.grafts import graft_args, graft_part, graft_weights, set_arguments
 from ckpt_tools.plans.model import Request
-from ckpt_tools.plans.salvage import reset_optimizer, salvage, use_sibling
+from ckpt_tools.plans.salvage import reset_optimizer, salvage_rest, salvage_weights, use_sibling
 
 __all__ = ["PHASES", "extends"]
 
@@ -35,14 +35,18 @@ def archive(case: Case, findings: list[Finding]) -> None:
     for fact in findings:
         if fact.slug in REWRITTEN:
             case.do(fact.slug, f"the archive is written anew: {fact.message}")
-    if any(fact.slug == "outer-zip" for fact in findings):
+    if case.wrapped:
         case.do("outer-zip", "the checkpoint is taken out of the zip archive around it")
     container = case.holding.checkpoint.container
     main = container.members.get("data.pkl") if container is not None else None
     if main is not None and main.name in case.holding.wrong and not case.request.keep_corrupt:
         use_sibling(case, "the object graph (data.pkl) does not match its checksum")
+    if not case.readable and not case.named.keys() & set(WEIGHTS):
+        use_sibling(case, "nothing of it can be read")
     if not case.readable:
-        salvage(case)
+        raise CkptError(
+            "nothing of it can be read, so there is no place for weights; start from a whole file of the run"
+        )
 
 
 def arguments(case: Case, findings: list[Finding]) -> None:
@@ -64,11 +68,12 @@ def arguments(case: Case, findings: list[Finding]) -> None:
 
 
 def weights(case: Case, findings: list[Finding]) -> None:
-    """Weights the user named, and a stripped file made resumable where that is what the request is about."""
+    """Weights the user named, lost ones, and a stripped file made resumable where the request is about that."""
     for role in WEIGHTS:
         if role in case.named:
             graft_weights(case, case.named[role], role, consent=True)
             case.settle()
+    salvage_weights(case)
     request = case.request
     asked = extends(request) or request.epoch is not None or request.results is not None
     if asked and any(fact.slug == "stripped" for fact in findings):
@@ -93,8 +98,8 @@ def settings(case: Case, findings: list[Finding]) -> None:
 
 
 def damage(case: Case, findings: list[Finding]) -> None:
-    """Tensors whose bytes are lost."""
-    salvage(case)
+    """Other tensors whose bytes are lost."""
+    salvage_rest(case)
 
 
 def afresh(case: Case, findings: list[Finding]) -> None:
@@ -120,5 +125,5 @@ def by_name(case: Case, findings: list[Finding]) -> None:
 
 
 PHASES: tuple[Callable[[Case, list[Finding]], None], ...] = (
-    archive, arguments, weights, parts, settings, damage, afresh, by_name,
+    archive, weights, arguments, parts, settings, damage, afresh, by_name,
 )  # fmt: skip

@@ -18,28 +18,29 @@ from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.optimizers import parameter_names, without_states
 from ckpt_tools.tensors.modules import class_name
 
-__all__ = ["leave_states_out", "rebase", "reset_optimizer", "salvage", "twin_of", "use_sibling"]
+__all__ = ["leave_states_out", "rebase", "reset_optimizer", "salvage_rest", "salvage_weights", "twin_of", "use_sibling"]
 
 
-def salvage(case: Case) -> None:
-    """Deal with every part that has lost bytes, weights first: the epoch goes with them."""
+def salvage_weights(case: Case) -> None:
+    """Deal with weights that have lost bytes: everything else follows from where they come from."""
     if case.weights is None:
-        if "model" in case.named or "ema" in case.named:
-            return
         use_sibling(case, "its weights can't be read")
         return
     for part in case.found.weights:
         hit = _hit(case, part.path)
         if hit and case.rebased is None:
             _weights(case, part, hit)
-    if case.rebased is None:
-        for role, deal in OTHERS:
-            other = case.part(role)
-            hit = _hit(case, other.path) if other is not None else []
-            if other is not None and hit:
-                deal(case, other, hit)
-                case.settle()
-        _loose(case)
+
+
+def salvage_rest(case: Case) -> None:
+    """Deal with every other part that has lost bytes."""
+    for role, deal in OTHERS:
+        part = case.part(role)
+        hit = _hit(case, part.path) if part is not None else []
+        if part is not None and hit:
+            deal(case, part, hit)
+            case.settle()
+    _loose(case)
 
 
 def _hit(case: Case, path: str) -> list[str]:
@@ -120,12 +121,15 @@ def _misfits(case: Case, donor: Donor) -> str:
 
 
 def rebase(case: Case, donor: Donor, why: str) -> None:
-    """Put the whole of a sibling in the file's place."""
+    """Put the whole of a sibling in the file's place; nothing is lost where it is of the very same save."""
+    parts = [part for part in case.found.parts if part.tensors] if case.readable else []
+    same = bool(parts) and all(_same_save(case, part, donor) for part in parts)
     case.draft = Draft(donor.holding, keep_corrupt=case.draft.keep_corrupt)
     case.rebased = donor
     case.records.clear()
     of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
-    case.do("sibling", f"{why}: everything from {donor.name}{of}", loss=True)
+    of += ", which is of the same save" if same else ""
+    case.do("sibling", f"{why}: everything from {donor.name}{of}", loss=not same)
     case.advice.append(f"{donor.name} is the better checkpoint and whole: resume from it as it is, no repair is needed")
     case.settle()
 

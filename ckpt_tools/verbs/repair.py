@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import LEDGER, open_checkpoint, read_checkpoint
+from ckpt_tools.checkpoint import LEDGER, open_checkpoint, read_checkpoint, read_ledger
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.container import MemberError, member_source
@@ -106,28 +106,26 @@ def plan_repair(
     files = ExitStack()
     try:
         checkpoint = files.enter_context(open_checkpoint(path))
-        if checkpoint.kind.name == "outer-zip":
+        wrapped = checkpoint.kind.name == "outer-zip"
+        if wrapped:
             checkpoint = _unwrapped(checkpoint.source, path)
         content = scan_content(checkpoint, progress)
         report = verify_checkpoint(checkpoint, replace(context), siblings=False, content=content)
-        plan = Plan(str(path), report.verdict, str(output), findings=report.findings)
+        verdict = Verdict.FOREIGN if wrapped and report.verdict in DONE else report.verdict
+        plan = Plan(str(path), verdict, str(output), findings=report.findings)
         repair = Repair(plan, files=files)
         if report.verdict in REFUSED:
             plan.refused = f"the file is {report.verdict}: {report.findings[0].message}"
             return repair
-        if _nothing_to_do(report, request, checkpoint.kind.name, path):
+        if report.verdict in DONE and not request.edits and not wrapped:
             plan.expected = report.verdict
             plan.resumes_at = _resumes_at(report.verdict, checkpoint.recognised)
             return repair
-        _work(repair, Holding(checkpoint, content), request, context, report)
+        _work(repair, Holding(checkpoint, content), request, context, report, wrapped)
     except BaseException:
         files.close()
         raise
     return repair
-
-
-def _nothing_to_do(report: Report, request: Request, kind: str, path: Path) -> bool:
-    return report.verdict in DONE and not request.edits and kind != "outer-zip"
 
 
 def _unwrapped(outer: Any, path: Path) -> Any:
@@ -146,7 +144,7 @@ def _unwrapped(outer: Any, path: Path) -> Any:
     return read_checkpoint(source)
 
 
-def _work(repair: Repair, holding: Holding, request: Request, context: Context, report: Report) -> None:
+def _work(repair: Repair, holding: Holding, request: Request, context: Context, report: Report, wrapped: bool) -> None:
     """Plan the steps, and read what the file would be after them."""
     plan = repair.plan
     folders = list(dict.fromkeys(filter(None, (request.folder, Path(plan.file).parent))))
@@ -155,7 +153,7 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
         role: _named(Path(donor), context, repair.files) for role, donor in request.donors.items() if role != "args"
     }
     draft = Draft(holding, keep_corrupt=request.keep_corrupt)
-    case = Case(draft, request, Path(plan.file), Path(plan.output), report.target, named, siblings)
+    case = Case(draft, request, Path(plan.file), Path(plan.output), report.target, named, siblings, wrapped=wrapped)
     try:
         for phase in PHASES:
             phase(case, report.findings)
@@ -187,7 +185,8 @@ def _siblings(folder: Path, path: Path, context: Context, files: ExitStack) -> I
             donor = _named(other, context, files)
         except CkptError:
             continue
-        yield donor
+        if read_ledger(donor.checkpoint) is None:  # what a repair made is no original to take parts from
+            yield donor
 
 
 def _named(path: Path, context: Context, files: ExitStack) -> Donor:
