@@ -135,6 +135,9 @@ class Case:
         except KeyError as error:
             raise CkptError(f"{self.name} has no place for {path}: {error} is missing") from None
         self.draft.edited = True
+        part = self.part("args")
+        if part is not None and path.startswith(f"{part.path}."):
+            self.record(part, Outcome.EDITED)
 
     def set_epoch(self, epoch: int, source: str) -> None:
         """Store the last finished epoch (counted from 0) as this layout counts."""

@@ -1,7 +1,7 @@
 """Known ailments and their cures: one table, from the finding that names the ailment to the function that mends it.
 
 A cure changes the draft and notes a step, or does nothing; it raises ``CkptError`` where it would have to guess. Each
-can be asked for alone by the name of its finding (``--cure group-order``); those in :data:`ON_REQUEST` only so.
+can be asked for alone by the name of its finding (``--cure group-order``); some are only done on request.
 """
 
 from __future__ import annotations

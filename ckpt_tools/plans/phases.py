@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ckpt_tools.findings import CkptError, Finding
+from ckpt_tools.findings import BY_SLUG, CkptError, Finding
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
 from ckpt_tools.plans.donors import open_donor, read_settings
@@ -115,13 +115,11 @@ def afresh(case: Case, findings: list[Finding]) -> None:
 
 
 def by_name(case: Case, findings: list[Finding]) -> None:
-    """Cures that were asked for by name."""
+    """Cures asked for by name that no finding announces."""
     for name in case.request.cures:
-        before = len(case.steps)
-        CURES[name].mend(case)
-        case.settle()
-        if len(case.steps) == before:
-            case.advice.append(f"--cure {name}: nothing to do")
+        if name not in BY_SLUG:
+            CURES[name].mend(case)
+            case.settle()
 
 
 PHASES: tuple[Callable[[Case, list[Finding]], None], ...] = (

@@ -204,19 +204,24 @@ def _until_good(case: Case, context: Context) -> Report:
     for _ in range(MOST_ROUNDS):
         checkpoint, content = case.draft.checkpoint, case.holding.content
         report = verify_checkpoint(checkpoint, replace(context), siblings=False, content=content)
-        if report.verdict in DONE:
-            break
-        slugs = {fact.slug for fact in report.findings if fact.verdict is not None}
-        due = next(
-            (name for name, cure in CURES.items() if name in slugs and not cure.on_request and tried.get(name, 0) < 2),
-            None,
-        )
+        due = next((name for name in _due(case, report) if tried.get(name, 0) < 2), None)
         if due is None:
             break
         tried[due] = tried.get(due, 0) + 1
         CURES[due].mend(case)
         case.settle()
+    done = {step.name for step in case.steps} | tried.keys()
+    case.advice += [f"--cure {name}: nothing to do" for name in case.request.cures if name not in done]
     return report
+
+
+def _due(case: Case, report: Report) -> Iterator[str]:
+    """The cures of what keeps the file from being resumed, and those that were asked for and have something to cure."""
+    present = {fact.slug: fact.verdict for fact in report.findings}
+    for name, cure in CURES.items():
+        needed = report.verdict not in DONE and present.get(name) is not None and not cure.on_request
+        if needed or (name in present and name in case.request.cures):
+            yield name
 
 
 def _resumes_at(verdict: Verdict | None, found: Any) -> int | None:
