@@ -1,7 +1,7 @@
 """ckpt_tools: the fsck for training checkpoints.
 
-``open`` reads a checkpoint without executing it; ``verify`` says whether it can be resumed. Neither imports
-torch, a trainer, or anything the file names.
+``open`` reads a checkpoint without executing it, ``verify`` says whether it can be resumed, ``plan_repair`` what would
+mend it. None of them imports torch, a trainer, or anything the file names.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckpt_tools.api import OpenCheckpoint, Tensor, open
     from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
+    from ckpt_tools.plans import Plan, Request
+    from ckpt_tools.verbs.repair import Repair, plan_repair
     from ckpt_tools.verbs.verify import Report, verify
 
 __version__ = "0.1.0"
@@ -18,12 +20,16 @@ __all__ = [
     "CkptError",
     "Finding",
     "OpenCheckpoint",
+    "Plan",
+    "Repair",
     "Report",
+    "Request",
     "Severity",
     "Tensor",
     "Verdict",
     "__version__",
     "open",
+    "plan_repair",
     "verify",
 ]
 
@@ -35,6 +41,10 @@ _HOMES = {
     "Finding": "ckpt_tools.findings",
     "Severity": "ckpt_tools.findings",
     "Verdict": "ckpt_tools.findings",
+    "Plan": "ckpt_tools.plans",
+    "Request": "ckpt_tools.plans",
+    "Repair": "ckpt_tools.verbs.repair",
+    "plan_repair": "ckpt_tools.verbs.repair",
     "Report": "ckpt_tools.verbs.verify",
     "verify": "ckpt_tools.verbs.verify",
 }

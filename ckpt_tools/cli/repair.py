@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckpt_tools.cli.guard import FINISHED, NO, YES
 from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Verdict
+
+if TYPE_CHECKING:
+    from ckpt_tools.plans import PartPlan, Plan, Request
 
 __all__ = ["repair"]
 
@@ -75,51 +80,79 @@ def repair(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
     """Rebuild a checkpoint that can be resumed from what is left, other files of the run, and a word of yours."""
-    from ckpt_tools.plans.cures import CURES
-    from ckpt_tools.plans.model import Request
-    from ckpt_tools.verbs.repair import choose_file, plan_repair
-    from ckpt_tools.verbs.verify import parse_target
-
     given = {"model": model_from, "ema": ema_from, "optimizer": optimizer_from, "scheduler": scheduler_from,
              "scaler": scaler_from, "rng": rng_from, "args": args_from}  # fmt: skip
-    request = Request(
-        donors={role: Path(path).expanduser() for role, path in given.items() if path is not None},
-        folder=_folder(folder),
-        epoch=epoch,
-        results=Path(epoch_from).expanduser() if epoch_from else None,
-        settings=dict(map(_setting, set_ or ())),
-        target=parse_target(target) if target else None,
-        mix=mix,
-        keep_corrupt=keep_corrupt,
-        reinit=frozenset(_known(name, ("optimizer",), "--reinit") for name in reinit or ()),
-        cures=tuple(_known(name, tuple(CURES), "--cure") for name in cure or ()),
-        accept_loss=accept_loss,
+    asked = {"folder": folder, "epoch": epoch, "results": epoch_from, "set": set_, "target": target, "cure": cure,
+             "reinit": reinit, "mix": mix, "keep_corrupt": keep_corrupt}  # fmt: skip
+    how = _How(output, in_place, force, accept_loss, dry_run, json_)
+    try:
+        return _run(file, _request(given, asked), how)
+    except CkptError as error:
+        if json_:
+            print_json("repair", {"file": file, "written": False, "error": str(error)})
+        raise
+
+
+@dataclass(frozen=True)
+class _How:
+    """Where to write, and what may be done without asking."""
+
+    output: str | None
+    in_place: bool
+    force: bool
+    accept_loss: bool
+    dry_run: bool
+    json_: bool
+
+
+def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
+    """What was asked for; raises ``CkptError`` for a name or value that makes no sense."""
+    from ckpt_tools.plans.cures import CURES
+    from ckpt_tools.plans.model import Request
+    from ckpt_tools.verbs.verify import parse_target
+
+    cures = {name: cure.what for name, cure in CURES.items()}
+    return Request(
+        donors={role: Path(path).expanduser() for role, path in donors.items() if path is not None},
+        folder=_folder(asked["folder"]),
+        epoch=asked["epoch"],
+        results=Path(asked["results"]).expanduser() if asked["results"] else None,
+        settings=dict(map(_setting, asked["set"] or ())),
+        target=parse_target(asked["target"]) if asked["target"] else None,
+        mix=asked["mix"],
+        keep_corrupt=asked["keep_corrupt"],
+        reinit=frozenset(_known(name, {"optimizer": "no momentum"}, "--reinit") for name in asked["reinit"] or ()),
+        cures=tuple(_known(name, cures, "--cure") for name in asked["cure"] or ()),
     )
-    chosen = file is None
-    path = Path(file).expanduser() if file is not None else choose_file(_folders(request))
-    if in_place and output:
+
+
+def _run(file: str | None, request: Request, how: _How) -> int:
+    """Plan, print the plan, ask where something is lost, write."""
+    from ckpt_tools.verbs.repair import choose_file, plan_repair
+
+    if how.in_place and how.output:
         raise CkptError("--in-place and -o exclude each other; leave one of them out")
-    place = path if in_place else Path(output).expanduser() if output else path.with_name(repaired_name(path.name))
+    path = Path(file).expanduser() if file is not None else choose_file(_folders(request))
+    place = Path(how.output).expanduser() if how.output else path.with_name(repaired_name(path.name))
     with progress_bar(_size(path), path.name) as progress:
-        repairing = plan_repair(path, request, place, progress=progress)
+        repairing = plan_repair(path, request, path if how.in_place else place, progress=progress)
     with repairing:
         plan = repairing.plan
-        plan.chosen = chosen
+        plan.chosen = file is None
         ready = plan.refused is None and repairing.draft is not None
-        if not json_:
+        if not how.json_:
             _print(plan)
-        agreed = ready and not dry_run and (not plan.needs_consent or accept_loss or _asked(json_))
+        agreed = ready and not how.dry_run and (not plan.needs_consent or how.accept_loss or _asked(how.json_))
         if agreed:
             with progress_bar(repairing.draft.archive.size if repairing.draft else 0, place.name) as progress:
-                repairing.apply(in_place=in_place, force=force, progress=progress)
-        elif ready and not dry_run:
+                repairing.apply(in_place=how.in_place, force=how.force, progress=progress)
+        elif ready and not how.dry_run:
             plan.refused = WORD
-        code = _code(plan, ready=ready, agreed=agreed, dry_run=dry_run, accepted=accept_loss)
-        if json_:
+        if how.json_:
             print_json("repair", plan.as_json())
         else:
-            _print_end(plan, ready=ready, dry_run=dry_run, accepted=accept_loss, in_place=in_place)
-    return code
+            _print_end(plan, how, ready)
+        return _code(plan, how, ready)
 
 
 def repaired_name(name: str) -> str:
@@ -128,14 +161,12 @@ def repaired_name(name: str) -> str:
     return f"{stem}{REPAIRED}.{suffix}" if stem and suffix != "zip" else f"{stem or name}{REPAIRED}.pt"
 
 
-def _code(plan: Any, *, ready: bool, agreed: bool, dry_run: bool, accepted: bool) -> int:
+def _code(plan: Plan, how: _How, ready: bool) -> int:
     if plan.refused is not None:
         return NO
     if not ready:
         return FINISHED if plan.expected is Verdict.FINISHED else YES
-    if dry_run:
-        return NO if plan.needs_consent and not accepted else YES
-    return YES if agreed else NO
+    return NO if how.dry_run and plan.needs_consent and not how.accept_loss else YES
 
 
 def _asked(json_: bool) -> bool:
@@ -157,9 +188,10 @@ def _setting(text: str) -> tuple[str, Any]:
         raise CkptError(f"--set {text!r}: the value can't be read ({error}); put it in quotes") from error
 
 
-def _known(name: str, names: tuple[str, ...], option: str) -> str:
+def _known(name: str, names: Mapping[str, str], option: str) -> str:
     if name not in names:
-        raise CkptError(f"{option} {name}: there is no such thing; choose from {', '.join(sorted(names))}")
+        listed = "; ".join(f"{name} ({what})" for name, what in names.items())
+        raise CkptError(f"{option} {name}: there is no such thing; choose from: {listed}")
     return name
 
 
@@ -170,7 +202,7 @@ def _folder(text: str | None) -> Path | None:
     return folder
 
 
-def _folders(request: Any) -> list[Path]:
+def _folders(request: Request) -> list[Path]:
     """Where to look for the file to repair: the donors' folders, then the current one."""
     donors = [path.parent for role, path in request.donors.items() if role != "args"]
     return list(dict.fromkeys([*donors, *filter(None, (request.folder,)), Path()]))
@@ -183,7 +215,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _print(plan: Any) -> None:
+def _print(plan: Plan) -> None:
     verdict = paint(str(plan.verdict), COLOURS[str(plan.verdict)], bold=True)
     how = " (the newest that needs it)" if plan.chosen else ""
     say(f"{shown(plan.file)}: {verdict}{how}")
@@ -200,7 +232,7 @@ def _print(plan: Any) -> None:
             say(f"  {shown(part.path or '.'):<12} {_fate(part)}")
 
 
-def _fate(part: Any) -> str:
+def _fate(part: PartPlan) -> str:
     """``kept``, ``salvaged 90 of 93 tensors``, ``from donor epoch3.pt (epoch 3)``, ``re-initialised`` or ``lost``."""
     outcome = str(part.outcome)
     of = f" (epoch {part.epoch})" if part.epoch is not None else ""
@@ -215,7 +247,7 @@ def _fate(part: Any) -> str:
     return f"{outcome}: {size}"
 
 
-def _print_end(plan: Any, *, ready: bool, dry_run: bool, accepted: bool, in_place: bool) -> None:
+def _print_end(plan: Plan, how: _How, ready: bool) -> None:
     for line in plan.advice:
         say(f"  hint: {shown(line)}")
     output = shlex.quote(plan.output)
@@ -231,12 +263,12 @@ def _print_end(plan: Any, *, ready: bool, dry_run: bool, accepted: bool, in_plac
     goes_on = f", goes on at epoch {plan.resumes_at} (counted from 0)" if plan.resumes_at is not None else ""
     expected = paint(str(plan.expected), COLOURS[str(plan.expected)], bold=True)
     if plan.written:
-        backup = f"; the original is {shown(Path(plan.file).name)}.bak" if in_place else ""
+        backup = f"; the original is {shown(Path(plan.file).name)}.bak" if how.in_place else ""
         say(f"wrote {shown(plan.output)}: {expected}{goes_on}{backup}")
         say(f"next: {command(f'ckpt verify {output}')}")
     else:
         say(f"would write {shown(plan.output)}: {expected}{goes_on}")
-        if plan.needs_consent and not accepted:
+        if plan.needs_consent and not how.accept_loss:
             say("next: the same command with --accept-loss; nothing was written")
-        elif dry_run:
+        elif how.dry_run:
             say("next: the same command without --dry-run")

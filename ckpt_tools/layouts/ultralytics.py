@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -17,11 +17,11 @@ from ckpt_tools.tensors.modules import Layer
 
 __all__ = [
     "PlannedGroup",
+    "accepted_spelling",
     "auto_choices",
     "group_rules",
     "plan_groups",
     "refused_arguments",
-    "renamed_argument",
     "resume_rules",
     "structures",
 ]
@@ -143,11 +143,25 @@ def refused_arguments(args: dict[str, Any], version: Release) -> list[str]:
     return refused
 
 
-def renamed_argument(name: str, version: Release) -> str | None:
-    """What an argument is called in a release that gave it another name; ``None`` where it has none."""
-    entry = _facts()["deprecated"].get(name)
-    becomes: str | None = entry["becomes"] if entry and _numbers(entry["since"]) <= (version or NEWEST) else None
-    return becomes
+def accepted_spelling(name: str, value: Any, version: Release) -> tuple[str, Any] | None:
+    """A refused argument as a release has it, under its older or newer name or with its value in another type."""
+    for spelling in _spellings(name, value):
+        if not refused_arguments(dict([spelling]), version):
+            return spelling
+    return None
+
+
+def _spellings(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    renamed = {old: entry["becomes"] for old, entry in _facts()["deprecated"].items() if "type" not in entry}
+    if renamed.get(name):
+        yield renamed[name], value
+    yield from ((old, value) for old, new in renamed.items() if new == name)
+    if isinstance(value, float) and value.is_integer():
+        yield name, int(value)
+    if name == "multi_scale" and isinstance(value, bool):  # up to 8.3 on or off, meaning half the size more or less
+        yield name, 0.5 if value else 0.0
+    if name == "multi_scale" and not isinstance(value, bool) and isinstance(value, (int, float)):
+        yield name, bool(value)
 
 
 def _gone(entry: dict[str, Any], version: Release) -> bool:

@@ -19,7 +19,7 @@ from ckpt_tools.checks.values import nonfinite_tensors, underflowed_states
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of, plain
-from ckpt_tools.layouts.ultralytics import auto_choices, group_rules, refused_arguments, renamed_argument
+from ckpt_tools.layouts.ultralytics import accepted_spelling, auto_choices, group_rules, refused_arguments
 from ckpt_tools.pickles import Call, GlobalRef, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
@@ -69,14 +69,14 @@ def args_refused(case: Case) -> None:
     for key, value in list(case.found.args.items()):
         if not refused_arguments({key: plain(value)}, version):
             continue
-        becomes = renamed_argument(key, version)
-        if becomes and becomes not in case.found.args and not refused_arguments({becomes: plain(value)}, version):
-            case.put(f"{path}.{becomes}", value)
-            translated.append(f"{key} → {becomes}")
-        else:
-            dropped.append(key)
         drop(case.root, f"{path}.{key}")
         case.draft.edited = True
+        spelling = accepted_spelling(key, plain(value), version)
+        if spelling is not None and (spelling[0] == key or spelling[0] not in case.found.args):
+            case.put(f"{path}.{spelling[0]}", spelling[1])
+            translated.append(f"{key}={plain(value)} → {spelling[0]}={spelling[1]}")
+        else:
+            dropped.append(key)
     names = [name.lower() for name in group_rules(version)["names"]]
     optimizer = case.found.args.get("optimizer")
     if isinstance(optimizer, str) and optimizer.lower() not in names:

@@ -85,7 +85,6 @@ class Request:
     keep_corrupt: bool = False
     reinit: frozenset[str] = frozenset()
     cures: tuple[str, ...] = ()
-    accept_loss: bool = False
 
     @property
     def edits(self) -> bool:

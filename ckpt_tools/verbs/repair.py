@@ -19,6 +19,7 @@ from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES
 from ckpt_tools.plans.donors import Donor, open_donor
 from ckpt_tools.plans.draft import Draft
+from ckpt_tools.plans.grafts import fitting
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request
@@ -236,8 +237,9 @@ def _advice(case: Case, report: Report) -> list[str]:
     advice = []
     here = case.found.epoch
     if case.rebased is None and here is not None:
-        for donor in case.siblings:
-            if donor.verdict is Verdict.RESUMABLE and donor.epoch is not None and donor.epoch >= here:
+        for donor in case.nearest:
+            as_far = donor.epoch is not None and donor.epoch >= here
+            if as_far and donor.verdict is Verdict.RESUMABLE and not fitting(case, donor):
                 advice.append(f"{donor.name} is whole and got as far (epoch {donor.epoch}): resume from it instead")
                 break
     if any(fact.slug == "saves-elsewhere" for fact in report.findings):
