@@ -53,11 +53,13 @@ def _groups(
         yield finding("head-changed", weights.path, target=target or "the trainer", version=found.version or "the file")
         return
     if fitting is None:
-        yield finding("group-sizes", part.path, have=_text(sizes), want=_text(_sizes(own)))
+        want = _text(_sizes(own))
+        yield finding("group-sizes", part.path, remedy=_repair_for(target), have=_text(sizes), want=want)
         return
     yield from _shapes(checkpoint, part, groups, fitting, weights)
     if _labels(own) == _labels(wanted) and _sizes(wanted) != sizes:
-        yield finding("group-sizes", part.path, have=_text(sizes), want=f"{_text(_sizes(wanted))} (in {target})")
+        want = f"{_text(_sizes(wanted))} (in {target})"
+        yield finding("group-sizes", part.path, remedy=_repair_for(target), have=_text(sizes), want=want)
     elif _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
         want, have, version = ", ".join(_labels(wanted)), ", ".join(_labels(own)), found.version or "another version"
         facts = {"target": target or "the trainer", "version": version, "want": want, "have": have}
@@ -87,7 +89,17 @@ def _unscaled(layers: list[Layer]) -> bool:
     return bool(yaml) and not scaled and any(layer.kind.endswith((".C3k2", ".A2C2f")) for layer in layers)
 
 
-CONCERNS: dict[str, Callable[[list[Layer]], bool]] = {"depthwise-head": _old_head, "unscaled-c3k": _unscaled}
+def _own_head(layers: list[Layer]) -> bool:
+    """A yaml that asks for another head than the one all releases build."""
+    yaml = dict_of(layers[0].attributes.get("yaml"))
+    return yaml.get("reg_max", 16) != 16 or bool(yaml.get("end2end"))
+
+
+CONCERNS: dict[str, Callable[[list[Layer]], bool]] = {
+    "depthwise-head": _old_head,
+    "reg-max-16": _own_head,
+    "unscaled-c3k": _unscaled,
+}
 
 
 def _wanted(layers: list[Layer], found: Recognised, target: Target | None, muon: bool) -> list[PlannedGroup]:

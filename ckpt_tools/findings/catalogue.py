@@ -180,8 +180,8 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT410", "head-changed", ERROR, INCOMPLETE,
          "{target} builds this model from other layers than {version} did",
          "ultralytics 8.3.0 to 8.3.16 built the detection head of YOLOv3 to v10 models from depth-wise convolutions; up to "
-         "8.4.131 a YOLO11-style yaml without scales got the blocks of the large models. Other versions build them "
-         "otherwise, and the optimizer's groups do not fit.",
+         "8.4.131 a YOLO11-style yaml without scales got the blocks of the large models; before 8.4.0 reg_max and end2end "
+         "of a yaml (YOLO26) were not read. Other versions build them otherwise, and the optimizer's groups do not fit.",
          "Resume with the version that wrote it.", "pip install ultralytics=={version}"),
     Code("CKPT411", "class-names", WARNING, None, "the head predicts {head} classes, names lists {count}",
          "Names and predictions do not go together; on resume ultralytics takes the names from the data set.",

@@ -27,7 +27,7 @@ from ckpt_tools.plans.donors import read_results, read_settings
 from ckpt_tools.plans.edits import drop, graph
 from ckpt_tools.plans.grafts import fitting, graft_part, graft_weights
 from ckpt_tools.plans.model import Outcome
-from ckpt_tools.plans.optimizers import OPTIONS, fresh, rearranged
+from ckpt_tools.plans.optimizers import OPTIONS, fresh, is_muon, parameter_names, rearranged
 from ckpt_tools.plans.salvage import leave_states_out, rebase, replace_by_twin, reset_optimizer, twin_of
 from ckpt_tools.plans.strides import make_contiguous
 
@@ -52,12 +52,24 @@ def group_order(case: Case) -> None:
     made = rearranged(part, case.layers, case.version, wanted)
     if made is None:
         raise CkptError(f"the optimizer's groups can't be brought into the order of {case.target}")
-    case.put(part.path, made)
-    case.record(part, Outcome.EDITED)
-    order = ", ".join(group_rules(wanted)["order"])
-    case.do("group-order", f"parameter groups as {case.target} has them ({order}), each state on its own parameter")
+    optimizer, left_out = made
+    case.put(part.path, optimizer)
+    names = [name for name in part.tensors if name.startswith(tuple(f"state.{key}." for key in _keys(case, left_out)))]
+    case.record(part, Outcome.SALVAGED if left_out else Outcome.EDITED, None, names)
+    order = "musgd_order" if is_muon(part.groups) else "order"
+    listed = ", ".join(group_rules(wanted)[order])
+    started = f"; those of {few(left_out)} start afresh, trained otherwise there" if left_out else ""
+    text = f"parameter groups as {case.target} has them ({listed}), each state on its own parameter{started}"
+    case.do("group-order", text, loss=bool(left_out))
     if case.found.has("version") and case.target is not None:
         case.put("version", case.target.version)
+
+
+def _keys(case: Case, names: list[str]) -> list[Node]:
+    """The parameter ids of names."""
+    part = case.part("optimizer")
+    known = parameter_names(part, case.layers, case.version) if part is not None and names else {}
+    return [key for key, name in known.items() if name in names]
 
 
 def args_refused(case: Case) -> None:
@@ -170,6 +182,12 @@ def _kind_to_make(case: Case) -> str:
 def optimizer_misfit(case: Case) -> None:
     """An optimizer that does not fit its model: one that does, from a sibling, else a fresh one."""
     part = case.part("optimizer")
+    wanted = release(case.target.version if case.target else None)
+    made = rearranged(part, case.layers, case.version, wanted) if part is not None and case.layers and wanted else None
+    sizes = [len(group.params) for group in part.groups] if part is not None else []
+    if made is not None and [len(group["params"]) for group in made[0]["param_groups"]] != sizes:
+        group_order(case)  # the same parameters, grouped otherwise (MuSGD before 8.4.113)
+        return
     if part is not None and part.path in case.records and case.records[part.path].outcome is not Outcome.KEPT:
         raise CkptError("the optimizer does not fit the model's parameters; name another with --optimizer-from")
     if case.family == "ultralytics":

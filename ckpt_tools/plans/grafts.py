@@ -138,8 +138,11 @@ def _in_our_order(case: Case, donor: Donor, theirs: Part) -> Node:
     if made is None:
         have = f"{donor.path} was written by ultralytics {donor.found.version}"
         raise CkptError(f"{have}, whose parameter groups can't be brought into the order of this file's")
-    case.do("group-order", f"parameter groups of {donor.name} in the order of ultralytics {case.found.version}")
-    return made
+    optimizer, left_out = made
+    started = f"; {few(left_out)} start afresh" if left_out else ""
+    text = f"parameter groups of {donor.name} in the order of ultralytics {case.found.version}{started}"
+    case.do("group-order", text, loss=bool(left_out), consent=True)
+    return optimizer
 
 
 def _counter(case: Case, donor: Donor) -> None:

@@ -58,10 +58,11 @@ def parameter_names(part: Part, layers: list[Layer], version: tuple[int, ...]) -
 
 def rearranged(
     part: Part, layers: list[Layer], version: tuple[int, ...], wanted: tuple[int, ...]
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any], list[str]] | None:
     """The optimizer with the groups of release ``wanted``, each state on its own parameter; ``None`` if it can't be.
 
-    Parameters the older release had in no group get a place without a state.
+    Parameters the older release had in no group get a place without a state. So do those that one release trains
+    with Muon and the other does not, whose states differ in kind: the second value lists their names.
     """
     names = parameter_names(part, layers, version)
     muon = is_muon(part.groups)
@@ -70,22 +71,29 @@ def rearranged(
         return None
     ids = {name: key for key, name in names.items()}
     options = {plan.label: group.options for plan, group in zip(own, part.groups)}
+    trained = {name: plan.label.rstrip("+-") for plan in own for name in plan.names}
     state = dict_of(dict_of(part.node).get("state"))
     tagged = bool(group_rules(wanted).get("tags"))
     made_state: dict[Node, Node] = {}
     groups: list[dict[str, Any]] = []
+    left_out: list[str] = []
     for plan in target:
         settings = {key: value for key, value in options[plan.label].items() if key != "param_group"}
+        label = plan.label.rstrip("+-")
         if tagged:
-            settings["param_group"] = TAGS[plan.label.rstrip("+-")]
+            settings["param_group"] = TAGS[label]
         first = sum(len(group["params"]) for group in groups)
         groups.append({**settings, "params": list(range(first, first + len(plan.names)))})
         for number, name in enumerate(plan.names, first):
-            if name in ids and ids[name] in state:
+            if name not in ids or ids[name] not in state:
+                continue
+            if (label == "muon") != (trained[name] == "muon"):
+                left_out.append(name)
+            else:
                 made_state[number] = state[ids[name]]
-    if len(made_state) != len([key for key in ids.values() if key in state]):
+    if len(made_state) + len(left_out) != len([key for key in ids.values() if key in state]):
         return None  # a state would be left without its parameter
-    return {"state": made_state, "param_groups": groups}
+    return {"state": made_state, "param_groups": groups}, left_out
 
 
 def fresh(layers: list[Layer], version: tuple[int, ...], kind: str, args: Mapping[str, Node]) -> dict[str, Any]:
