@@ -9,7 +9,7 @@ from ckpt_tools.checks.names import TensorNames, few
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.tensors import StorageRef, TensorRef
 
-__all__ = ["check_storages"]
+__all__ = ["OWN_MEMBERS", "check_storages"]
 
 # torch's own members beside the storages, and ours; anything else was added by another tool.
 OWN_MEMBERS = frozenset({"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment",

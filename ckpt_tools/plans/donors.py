@@ -62,10 +62,12 @@ class Donor:
             raise CkptError(f"{self.path}: {part.path} is damaged itself ({few(bad)}); `ckpt verify` it, use another")
         return holding
 
-    def part(self, role: str) -> Part | None:
-        """Its part of that role; weights under another role stand in for weights."""
+    def part(self, role: str, path: str = "") -> Part | None:
+        """Its part of that role, at that path where it has several; weights of another role stand in for weights."""
         others = {"model": ("ema",), "ema": ("model",)}.get(role, ())
-        return next((part for name in (role, *others) for part in self.found.role(name)), None)
+        held = next((parts for name in (role, *others) if (parts := self.found.role(name))), [])
+        exact = next((part for part in held if part.path == path), None)
+        return exact or (held[0] if held and (not path or len(held) == 1) else None)
 
     def close(self) -> None:
         self.checkpoint.close()

@@ -108,7 +108,7 @@ class Draft:
         own = {n: m for n, m in container.members.items() if not n.startswith("data/")} if container and zipped else {}
         drop = {"data.pkl", LEDGER, *extra, *(name for name in own if name.lower() == "data.pkl")}
         kept = {name: member for name, member in own.items() if name not in drop and self._sound(member)}
-        order = container.byteorder if container is not None else "little"
+        order = "big" if container is not None and container.byteorder == "big" else "little"
         small = BEFORE | BEHIND | {"byteorder": order.encode()}
 
         def member(name: str) -> NewMember:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ckpt_tools.checks.context import release
@@ -56,7 +57,7 @@ def graft_weights(case: Case, donor: Donor, role: str, *, consent: bool) -> None
 
 def graft_tensors(case: Case, part: Part, names: list[str], donor: Donor, *, consent: bool) -> None:
     """Take single tensors of a part from a donor's part of the same role."""
-    theirs = next((other for other in donor.found.role(part.role) if other.path == part.path), donor.part(part.role))
+    theirs = donor.part(part.role, part.path)
     if theirs is None:
         raise CkptError(f"{donor.path} has no {part.role}; name another file")
     other = aligned(part.tensors, theirs.tensors)
@@ -95,44 +96,56 @@ def fitting(case: Case, donor: Donor) -> str:
     return misfit(ours, theirs) if ours is not None and theirs is not None else ""
 
 
-def graft_part(case: Case, donor: Donor, role: str, *, consent: bool, loss: bool = True) -> None:
-    """Take the optimizer, scheduler, scaler or random state of a donor. Raises ``CkptError`` for a misfit."""
-    theirs = donor.part(role)
-    if theirs is None:
+def graft_part(
+    case: Case, donor: Donor, role: str, *, consent: bool, loss: bool = True, ours: Part | None = None
+) -> None:
+    """Take the optimizer, scheduler, scaler or random state of a donor, in the place of ``ours`` or of all of them.
+
+    Raises ``CkptError`` for a misfit.
+    """
+    if donor.part(role) is None:
         raise CkptError(f"{donor.path} has no {role}; name a file that has one, or leave it out")
     if case.family == "ultralytics" and role in NOT_SAVED:
         raise CkptError(f"{NOT_SAVED[role]}; leave --{role}-from out")
     refuse(donor, fitting(case, donor))
-    holding = donor.lend(theirs)
-    path, node = theirs.path, theirs.node
     same = donor.found.layout.name == case.family
     at = case.found.layout.roles.get(role) if same else None
     if at and lookup(donor.found.root, at)[0]:
-        path, node = at, lookup(donor.found.root, at)[1]
-    elif not same:
-        path = case.path(role) or theirs.path
-    before = case.part(role)
-    if role == "optimizer" and case.family == "ultralytics":
-        node = _in_our_order(case, donor, theirs)
-    if "." not in path or lookup(case.root, path.rsplit(".", 1)[0])[0]:
-        case.put(path, case.draft.graft(node, holding))
+        parts = [part for part in donor.found.role(role) if part.path == at or part.path.startswith(f"{at}.")]
+        taken = [(at, lookup(donor.found.root, at)[1], parts)]
     else:
-        raise CkptError(f"{case.name} has no place for {path}; is {donor.name} of the same run?")
-    part = before or theirs
-    case.records.pop(part.path, None)
-    case.record(theirs if theirs.path == path else part, Outcome.DONOR, donor, theirs.tensors)
-    of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
-    case.do(role, f"{path} from {donor.name}{of}", loss=loss, consent=consent)
+        held = donor.found.role(role) if ours is None else [donor.part(role, ours.path)]
+        single = len(held) == 1 and not same
+        taken = [((case.path(role) if single else "") or p.path, p.node, [p]) for p in held if p is not None]
+    for path, node, theirs in taken:
+        _graft_at(case, donor, role, path, node, theirs)
+        of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
+        case.do(role, f"{path} from {donor.name}{of}", loss=loss, consent=consent)
+        if role == "scheduler":
+            _scheduler_position(case, donor, path)
     if role == "optimizer":
         _counter(case, donor)
-    if role == "scheduler":
-        _scheduler_position(case, donor, path)
+
+
+def _graft_at(case: Case, donor: Donor, role: str, path: str, node: Node, theirs: list[Part]) -> None:
+    """Put a donor's node at a path, and note it for every part in it."""
+    for part in theirs:
+        holding = donor.lend(part)
+    if role == "optimizer" and case.family == "ultralytics":
+        node = _in_our_order(case, donor, theirs[0])
+    if "." in path and not lookup(case.root, path.rsplit(".", 1)[0])[0]:
+        raise CkptError(f"{case.name} has no place for {path}; is {donor.name} of the same run?")
+    case.put(path, case.draft.graft(node, holding))
+    for part in theirs:
+        place = part.path if part.path.startswith(path) else path
+        case.records.pop(place, None)
+        case.record(replace(part, path=place), Outcome.DONOR, donor, part.tensors)
 
 
 def _in_our_order(case: Case, donor: Donor, theirs: Part) -> Node:
     """The donor's optimizer with the groups in the order of the release that wrote the file to mend."""
     version = release(donor.found.version)
-    if not case.layers or not version or group_rules(version)["order"] == group_rules(case.version)["order"]:
+    if not case.layers or not version or _grouping(version) == _grouping(case.version):
         return theirs.node
     made = rearranged(theirs, case.layers, version, case.version)
     if made is None:
@@ -143,6 +156,10 @@ def _in_our_order(case: Case, donor: Donor, theirs: Part) -> Node:
     text = f"parameter groups of {donor.name} in the order of ultralytics {case.found.version}{started}"
     case.do("group-order", text, loss=bool(left_out), consent=True)
     return optimizer
+
+
+def _grouping(version: tuple[int, ...]) -> dict[str, Any]:
+    return {key: value for key, value in group_rules(version).items() if key != "since"}
 
 
 def _counter(case: Case, donor: Donor) -> None:

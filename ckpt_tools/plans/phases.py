@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
@@ -35,6 +36,7 @@ def archive(case: Case, findings: list[Finding]) -> None:
     for fact in findings:
         if fact.slug in REWRITTEN:
             case.do(fact.slug, f"the archive is written anew: {fact.message}")
+    _small_members(case)
     if case.wrapped:
         case.do("outer-zip", "the checkpoint is taken out of the zip archive around it")
     container = case.holding.checkpoint.container
@@ -47,6 +49,16 @@ def archive(case: Case, findings: list[Finding]) -> None:
         raise CkptError(
             "nothing of it can be read, so there is no place for weights; start from a whole file of the run"
         )
+
+
+def _small_members(case: Case) -> None:
+    """Damaged members beside the storages: torch's own are written anew, others are left out."""
+    container = case.holding.checkpoint.container
+    for name, member in container.members.items() if container is not None else ():
+        if member.name in case.holding.wrong and not name.startswith("data/") and name != "data.pkl":
+            own = name in OWN_MEMBERS
+            case.do("checksum-mismatch", f"member {name} is {'written anew' if own else 'left out'}", loss=not own)
+            case.draft.edited = True
 
 
 def arguments(case: Case, findings: list[Finding]) -> None:

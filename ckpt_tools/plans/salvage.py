@@ -35,11 +35,12 @@ def salvage_weights(case: Case) -> None:
 def salvage_rest(case: Case) -> None:
     """Deal with every other part that has lost bytes."""
     for role, deal in OTHERS:
-        part = case.part(role)
-        hit = _hit(case, part.path) if part is not None else []
-        if part is not None and hit:
-            deal(case, part, hit)
-            case.settle()
+        for path in [part.path for part in case.found.role(role)]:
+            part = next((part for part in case.found.role(role) if part.path == path), None)
+            hit = case.holding.hit_in(part) if part is not None else []
+            if part is not None and hit:
+                deal(case, part, hit)
+                case.settle()
     _loose(case)
 
 
@@ -58,6 +59,10 @@ def _weights(case: Case, part: Part, hit: list[str]) -> None:
             graft_tensors(case, part, hit, donor, consent=True)
             case.settle()
             return
+    for donor in case.nearest:
+        if donor.verdict is Verdict.RESUMABLE and _same_save(case, part, donor) and donor.holding.intact:
+            use_sibling(case, _lost(part, hit))
+            return
     twin = twin_of(case, part)
     if twin is not None:
         replace_by_twin(case, part, twin)
@@ -65,7 +70,11 @@ def _weights(case: Case, part: Part, hit: list[str]) -> None:
     spare = [other for other in case.found.weights if other.path != part.path and not _hit(case, other.path)]
     if spare and part.role == "model" and case.family != "plain":
         return  # the average is whole, and a resume starts from that
-    use_sibling(case, f"{len(hit)} of {len(part.tensors)} tensors of {part.path} are lost ({few(hit)})")
+    use_sibling(case, _lost(part, hit))
+
+
+def _lost(part: Part, hit: list[str]) -> str:
+    return f"{len(hit)} of {len(part.tensors)} tensors of {part.path} are lost ({few(hit)})"
 
 
 def twin_of(case: Case, part: Part) -> Part | None:
@@ -142,13 +151,13 @@ def _optimizer(case: Case, part: Part, hit: list[str]) -> None:
     if "optimizer" in case.request.reinit:
         reset_optimizer(case, part, consent=True)
         return
-    usable = [donor for donor in case.nearest if _lends(case, donor, "optimizer")]
+    usable = [donor for donor in case.nearest if _lends(case, donor, part)]
     if case.request.mix and usable:
         graft_tensors(case, part, hit, usable[0], consent=True)
         return
     if usable:
         same = _same_save(case, part, usable[0])
-        graft_part(case, usable[0], "optimizer", consent=False, loss=not same)
+        graft_part(case, usable[0], "optimizer", consent=False, loss=not same, ours=part)
         lost = f"{len(hit)} of its own {len(part.tensors)} tensors are lost ({few(hit)})"
         case.advice.append(
             f"optimizer: {lost}; instead of {usable[0].name}'s: --mix takes only those from it, "
@@ -159,9 +168,9 @@ def _optimizer(case: Case, part: Part, hit: list[str]) -> None:
     case.advice.append("the other choices: --optimizer-from FILE, --reinit optimizer, --keep-corrupt")
 
 
-def _lends(case: Case, donor: Donor, role: str) -> bool:
-    """Whether a sibling has a whole part of that role that belongs to the same model."""
-    part = donor.part(role)
+def _lends(case: Case, donor: Donor, ours: Part) -> bool:
+    """Whether a sibling has a whole part in the place of ours that belongs to the same model."""
+    part = donor.part(ours.role, ours.path)
     if part is None or not part.present or fitting(case, donor):
         return False
     try:
@@ -173,7 +182,7 @@ def _lends(case: Case, donor: Donor, role: str) -> bool:
 
 def _same_save(case: Case, part: Part, donor: Donor) -> bool:
     """Whether the donor's part is of the same save: every tensor that is whole here has the same bytes there."""
-    theirs = donor.part(part.role)
+    theirs = donor.part(part.role, part.path)
     if theirs is None or donor.epoch != case.found.epoch or list(theirs.tensors) != list(part.tensors):
         return False
     ours, other = case.holding.content.checksums, donor.lend(theirs).content.checksums
@@ -227,8 +236,8 @@ def _small(case: Case, part: Part, hit: list[str]) -> None:
         _keep(case, part, hit)
         return
     for donor in case.nearest:
-        if _lends(case, donor, part.role):
-            graft_part(case, donor, part.role, consent=False)
+        if _lends(case, donor, part):
+            graft_part(case, donor, part.role, consent=False, ours=part)
             return
     drop(case.root, part.path)
     case.draft.edited = True
