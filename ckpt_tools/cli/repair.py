@@ -83,7 +83,7 @@ def repair(
     given = {"model": model_from, "ema": ema_from, "optimizer": optimizer_from, "scheduler": scheduler_from,
              "scaler": scaler_from, "rng": rng_from, "args": args_from}  # fmt: skip
     asked = {"folder": folder, "epoch": epoch, "results": epoch_from, "set": set_, "target": target, "cure": cure,
-             "reinit": reinit, "mix": mix, "keep_corrupt": keep_corrupt}  # fmt: skip
+             "reinit": reinit, "mix": mix, "keep_corrupt": keep_corrupt, "accept_loss": accept_loss}  # fmt: skip
     how = _How(output, in_place, force, accept_loss, dry_run, json_)
     try:
         return _run(file, _request(given, asked), how)
@@ -121,6 +121,7 @@ def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
         target=parse_target(asked["target"]) if asked["target"] else None,
         mix=asked["mix"],
         keep_corrupt=asked["keep_corrupt"],
+        accept_loss=asked["accept_loss"],
         reinit=frozenset(_known(name, {"optimizer": "no momentum"}, "--reinit") for name in asked["reinit"] or ()),
         cures=tuple(_known(name, cures, "--cure") for name in asked["cure"] or ()),
     )

@@ -23,7 +23,7 @@ from ckpt_tools.layouts.ultralytics import accepted_spelling, auto_choices, grou
 from ckpt_tools.pickles import Call, GlobalRef, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
-from ckpt_tools.plans.donors import read_results, read_settings
+from ckpt_tools.plans.donors import Donor, read_results, read_settings
 from ckpt_tools.plans.edits import drop, graph
 from ckpt_tools.plans.grafts import fitting, graft_part, graft_weights
 from ckpt_tools.plans.model import Outcome
@@ -142,6 +142,11 @@ def make_optimizer(case: Case, *, consent: bool) -> None:
         reset_optimizer(case, part, consent=consent)
         return
     if case.family != "ultralytics" or not case.layers:
+        for donor in case.nearest:
+            theirs = donor.part("optimizer")
+            if theirs is not None and theirs.groups and not fitting(case, donor):
+                _groups_of(case, donor, consent=consent)
+                return
         why = f"{case.name} has no optimizer, and how its script groups the parameters can't be known"
         raise CkptError(f"{why}; name a file of the same run with --optimizer-from")
     kind = _kind_to_make(case)
@@ -157,6 +162,18 @@ def make_optimizer(case: Case, *, consent: bool) -> None:
     sizes = " + ".join(str(len(group["params"])) for group in made["param_groups"])
     case.do("reinit", f"a fresh {kind} with {sizes} parameters: no momentum", loss=True, consent=consent)
     optimizer_name(case)
+
+
+def _groups_of(case: Case, donor: Donor, *, consent: bool) -> None:
+    """A sibling's parameter groups without their states."""
+    graft_part(case, donor, "optimizer", consent=consent)
+    case.steps.pop()
+    case.settle()
+    for path in [part.path for part in case.found.role("optimizer")]:
+        part = next(part for part in case.found.role("optimizer") if part.path == path)
+        case.records.pop(path, None)
+        reset_optimizer(case, part, consent=consent)
+    case.do("groups", f"parameter groups and their settings as in {donor.name}", consent=True)
 
 
 def _kind_to_make(case: Case) -> str:

@@ -85,6 +85,7 @@ class Request:
     keep_corrupt: bool = False
     reinit: frozenset[str] = frozenset()
     cures: tuple[str, ...] = ()
+    accept_loss: bool = False
 
     @property
     def edits(self) -> bool:

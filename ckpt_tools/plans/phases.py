@@ -10,14 +10,15 @@ from pathlib import Path
 
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
+from ckpt_tools.layouts import Recognised
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
 from ckpt_tools.plans.donors import open_donor, read_settings
-from ckpt_tools.plans.grafts import graft_args, graft_part, graft_weights, set_arguments
+from ckpt_tools.plans.grafts import fitting, graft_args, graft_part, graft_weights, set_arguments
 from ckpt_tools.plans.model import Request
 from ckpt_tools.plans.salvage import reset_optimizer, salvage_rest, salvage_weights, use_sibling
 
-__all__ = ["PHASES", "extends"]
+__all__ = ["PHASES", "extends", "missing_roles"]
 
 # Errors of the archive that go when it is written anew, if no tensor in it is hit.
 REWRITTEN = frozenset({"appended-bytes", "stray-bytes", "cut-short", "directory-lost", "zero-tail", "header-conflict",
@@ -134,6 +135,24 @@ def by_name(case: Case, findings: list[Finding]) -> None:
             case.settle()
 
 
+def gaps(case: Case, findings: list[Finding]) -> None:
+    """What a script of one's own saves in the other files of the run, and this one lacks: only with the user's word."""
+    for role in missing_roles(case.found):
+        donor = next((d for d in case.nearest if d.part(role) is not None and not fitting(case, d)), None)
+        if donor is not None and case.request.accept_loss:
+            graft_part(case, donor, role, consent=False)
+            case.settle()
+        elif donor is not None:
+            case.advice.append(f"it has no {role}, {donor.name} has one: --{role}-from {donor.name} takes it")
+
+
+def missing_roles(found: Recognised) -> list[str]:
+    """The roles a checkpoint of an unknown script may have lost: there is an optimizer, but not what goes with it."""
+    if found.layout.name != "plain" or not found.role("optimizer"):
+        return []
+    return [role for role in ("scheduler", "scaler") if not found.role(role)]
+
+
 PHASES: tuple[Callable[[Case, list[Finding]], None], ...] = (
-    archive, weights, arguments, parts, settings, damage, afresh, by_name,
+    archive, weights, arguments, parts, settings, damage, gaps, afresh, by_name,
 )  # fmt: skip

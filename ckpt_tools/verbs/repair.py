@@ -23,7 +23,7 @@ from ckpt_tools.plans.grafts import fitting
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request
-from ckpt_tools.plans.phases import PHASES, extends
+from ckpt_tools.plans.phases import PHASES, extends, missing_roles
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair"]
@@ -118,7 +118,9 @@ def plan_repair(
         if report.verdict in REFUSED:
             plan.refused = f"the file is {report.verdict}: {report.findings[0].message}"
             return repair
-        if report.verdict in DONE and not request.edits and not wrapped:
+        found = checkpoint.recognised
+        gaps = found is not None and bool(missing_roles(found))
+        if report.verdict in DONE and not request.edits and not wrapped and not gaps:
             plan.expected = report.verdict
             plan.resumes_at = _resumes_at(report.verdict, checkpoint.recognised)
             return repair
@@ -166,6 +168,7 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
                 f"the result would be {outcome.verdict}: {blocking.message if blocking else 'see the findings'}"
             )
         if not case.steps and plan.refused is None:
+            plan.advice = case.advice
             plan.expected, plan.resumes_at = report.verdict, _resumes_at(report.verdict, case.found)
             return
         plan.parts = case.plan_parts(holding)
