@@ -134,9 +134,11 @@ def _run(file: str | None, request: Request, how: _How) -> int:
     if how.in_place and how.output:
         raise CkptError("--in-place and -o exclude each other; leave one of them out")
     path = Path(file).expanduser() if file is not None else choose_file(_folders(request))
+    if path.is_dir():
+        raise CkptError(f"{path} is a folder, not a file; name the checkpoint in it")
     place = Path(how.output).expanduser() if how.output else path.with_name(repaired_name(path.name))
     with progress_bar(_size(path), path.name) as progress:
-        repairing = plan_repair(path, request, path if how.in_place else place, progress=progress)
+        repairing = plan_repair(path, request, path.resolve() if how.in_place else place, progress=progress)
     with repairing:
         plan = repairing.plan
         plan.chosen = file is None
@@ -184,7 +186,8 @@ def _setting(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise CkptError(f"--set {text!r} is not KEY=VALUE; write e.g. --set epochs=200")
     try:
-        return key.strip(), yaml.safe_load(value)
+        read = yaml.safe_load(value)
+        return key.strip(), read if isinstance(read, (str, int, float, list, dict, type(None))) else value.strip()
     except yaml.YAMLError as error:
         raise CkptError(f"--set {text!r}: the value can't be read ({error}); put it in quotes") from error
 
@@ -264,7 +267,7 @@ def _print_end(plan: Plan, how: _How, ready: bool) -> None:
     goes_on = f", goes on at epoch {plan.resumes_at} (counted from 0)" if plan.resumes_at is not None else ""
     expected = paint(str(plan.expected), COLOURS[str(plan.expected)], bold=True)
     if plan.written:
-        backup = f"; the original is {shown(Path(plan.file).name)}.bak" if how.in_place else ""
+        backup = f"; the original is {shown(plan.backup)}" if plan.backup else ""
         say(f"wrote {shown(plan.output)}: {expected}{goes_on}{backup}")
         say(f"next: {command(f'ckpt verify {output}')}")
     else:

@@ -34,7 +34,10 @@ def check_place(output: Path, original: Path, size: int, *, in_place: bool, forc
         raise CkptError(f"{output} is a folder; name a file with -o")
     if not in_place and output.exists() and not force:
         raise CkptError(f"{output} is there already; name another output with -o, or overwrite it with --force")
-    age = time.time() - original.stat().st_mtime
+    try:
+        age = time.time() - original.stat().st_mtime
+    except OSError as error:
+        raise CkptError(f"{original} is gone: {error.strerror or error}; nothing was written") from error
     if in_place and age < SETTLED and not force:
         raise CkptError(
             f"{original} was written to {max(0, round(age))} seconds ago, perhaps by a trainer that still runs; "
@@ -83,7 +86,12 @@ def apply_archive(
         close()
         if backup is not None:
             _keep(output, backup)
-        os.replace(temporary, output)
+        try:
+            os.replace(temporary, output)
+        except OSError:
+            if backup is not None:
+                backup.unlink()
+            raise
         _sync_folder(output.parent)
     except OSError as error:
         reason = error.strerror or str(error)

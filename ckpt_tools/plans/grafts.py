@@ -214,6 +214,8 @@ def set_arguments(case: Case, settings: Mapping[str, Any]) -> None:
     """Set saved arguments; raises ``CkptError`` for one the trainer would refuse, or that has no place in the file."""
     path = case.path("args")
     for key, value in settings.items():
+        if key == "epochs" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise CkptError(f"--set epochs={value}: not a number of epochs; write e.g. --set epochs=200")
         if case.family == "ultralytics":
             version = release(case.target.version if case.target else None) or case.version
             bad = refused_arguments({key: value}, version)

@@ -110,6 +110,7 @@ class Plan:
     refused: str | None = None
     chosen: bool = False  # the tool picked the file
     written: bool = False
+    backup: str | None = None  # the name the original has now, where its own was taken
 
     @property
     def needs_consent(self) -> bool:
@@ -122,6 +123,7 @@ class Plan:
             "chosen": self.chosen,
             "output": self.output,
             "written": self.written,
+            "backup": self.backup,
             "verdict": str(self.verdict) if self.verdict else None,
             "expected": str(self.expected) if self.expected else None,
             "resumes_at": self.resumes_at,

@@ -47,12 +47,12 @@ class Repair:
     def apply(self, *, in_place: bool = False, force: bool = False, progress: Progress | None = None) -> Path:
         """Write the result; raises ``CkptError`` where that can't be done, and then nothing was changed."""
         assert self.draft is not None
-        output, original = Path(self.plan.output), Path(self.plan.file)
+        output, original = Path(self.plan.output), Path(self.plan.file).resolve()
         archive = self.draft.archive
         check_place(output, original, archive.size, in_place=in_place, force=force)
         backup = backup_name(original) if in_place else None
         apply_archive(archive, output, original, close=self.files.close, backup=backup, progress=progress)
-        self.plan.written = True
+        self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
         return output
 
     def __enter__(self) -> Repair:
