@@ -1,0 +1,74 @@
+"""Cures of the weights: values that are no numbers, names with prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckpt_tools.checks.names import few
+from ckpt_tools.checks.portability import PREFIXES
+from ckpt_tools.checks.values import nonfinite_tensors
+from ckpt_tools.findings import CkptError
+from ckpt_tools.layouts import Part
+from ckpt_tools.pickles import is_mapping
+from ckpt_tools.pickles.nodes import Node
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.grafts import fitting, graft_weights
+from ckpt_tools.plans.model import Outcome
+from ckpt_tools.plans.salvage import leave_states_out, rebase, replace_by_twin, twin_of
+
+__all__ = ["name_prefix", "non_finite"]
+
+
+def non_finite(case: Case) -> None:
+    """NaN and infinity: the other set of weights or a sibling, and for an optimizer those states afresh."""
+    checkpoint, content = case.draft.checkpoint, case.holding.content
+    for part in case.found.weights:
+        bad = nonfinite_tensors(checkpoint, content, part)
+        if not bad:
+            continue
+        twin = twin_of(case, part)
+        if twin is not None and not nonfinite_tensors(checkpoint, content, twin):
+            replace_by_twin(case, part, twin)
+            return
+        for donor in sorted(case.nearest, key=lambda donor: -(donor.epoch or 0)):
+            theirs = donor.part(part.role)
+            sound = theirs is not None and not nonfinite_tensors(donor.checkpoint, donor.holding.content, theirs)
+            if sound and not fitting(case, donor) and donor.holding.intact and donor.part("optimizer") is not None:
+                if case.request.edits:
+                    graft_weights(case, donor, part.role, consent=False)
+                else:
+                    rebase(case, donor, f"{part.path} holds NaN or infinity ({few(bad)})")
+                return
+        raise CkptError(f"{part.path} holds NaN or infinity ({few(bad)}), and no finite file of the run is here")
+    part_of = case.part("optimizer")
+    if part_of is not None:
+        bad = nonfinite_tensors(checkpoint, content, part_of)
+        keys = {name.split(".")[1] for name in bad if name.startswith("state.")}
+        found = [key for key in part_of.state if str(key) in keys]
+        if found:
+            leave_states_out(case, part_of, found, "they hold NaN or infinity")
+
+
+def name_prefix(case: Case) -> None:
+    """Cut the prefixes of wrappers off the names of a state dict."""
+    for part in case.found.weights:
+        prefix = next((p for p in PREFIXES if part.tensors and all(name.startswith(p) for name in part.tensors)), None)
+        if prefix and part.form == "state_dict" and is_mapping(part.node):
+            _rename(part, prefix)
+            case.draft.edited = True
+            case.record(part, Outcome.EDITED)
+            case.do("name-prefix", f"{part.path or 'names'} without the prefix {prefix}")
+
+
+def _rename(part: Part, prefix: str) -> None:
+    node: Any = part.node
+
+    def bare(key: Node) -> Node:
+        return key.removeprefix(prefix) if isinstance(key, str) else key
+
+    if isinstance(node, dict):
+        renamed = {bare(key): value for key, value in node.items()}
+        node.clear()
+        node.update(renamed)
+    else:
+        node.pairs = [(bare(key), value) for key, value in node.pairs or ()]
