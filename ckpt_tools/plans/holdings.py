@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.content import Content
@@ -14,6 +14,8 @@ from ckpt_tools.source import BUFFER_SIZE, JoinedSource, Source, Stretch, Window
 from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["Bytes", "Holding", "checksum"]
+
+LOCAL_HEADER, ALIGNMENT = 30, 64  # bytes; where torch puts a member's data: caffe2/serialize/inline_container.cc
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Holding:
     checkpoint: Checkpoint
     content: Content
     unpacked: dict[str, Source] = field(default_factory=dict)
+    moved: dict[str, Member | None] = field(default_factory=dict)  # storages found elsewhere than their header says
 
     @functools.cached_property
     def wrong(self) -> frozenset[str]:
@@ -58,18 +61,42 @@ class Holding:
 
     def _hit_in(self, storage: StorageRef, tensors: Iterable[TensorRef]) -> list[TensorRef]:
         member = self._member(storage.key)
-        if member is None or member.name in self.wrong:
+        if member is None or (member.name in self.wrong and self.moved.get(storage.key) is not member):
             return [tensor for tensor in tensors if tensor.numel]
         left = self._sound(member)
         return [tensor for tensor in tensors if sum(tensor.span) * tensor.dtype.size > left]
 
     def _member(self, key: str) -> Member | None:
         container = self.checkpoint.container
-        return container.storage(key) if container is not None else None
+        member = container.storage(key) if container is not None else None
+        if member is None or (member.whole and member.name not in self.wrong):
+            return member
+        if key not in self.moved:
+            self.moved[key] = self._elsewhere(member)
+        return self.moved[key] or member
+
+    def _elsewhere(self, member: Member) -> Member | None:
+        """A member whose header is lost or lies about its length: where torch puts its data, if the CRC agrees."""
+        container = self.checkpoint.container
+        if container is None or container.kind != "zip" or not container.directory or member.crc is None:
+            return None
+        behind = member.header + LOCAL_HEADER + len(member.name.encode("utf-8", "surrogateescape"))
+        for offset in (behind + 4 + -(behind + 4) % ALIGNMENT, behind):
+            found = replace(member, offset=offset, whole=True)
+            window = WindowSource(container.source, offset, member.stored, member.name)
+            if member.method == 0 and window.size == member.size and checksum(window) == member.crc:
+                return found
+        return None
 
     def _sound(self, member: Member) -> int:
-        """How many bytes from the member's beginning are what was written."""
-        return member.size if member.whole else max(0, min(member.size, self.sound_end - member.offset))
+        """How many bytes from the member's beginning are what was written; of a cut one, those in front of the cut."""
+        if member.whole:
+            return member.size
+        container = self.checkpoint.container
+        last = max(other.offset for other in container.members.values()) if container is not None else -1
+        if container is None or (container.kind == "zip" and (container.directory or member.offset != last)):
+            return 0
+        return max(0, min(member.size, self.sound_end - member.offset))
 
     def hit_in(self, part: Part) -> list[str]:
         """The names of the part's tensors that are hit."""
@@ -104,6 +131,8 @@ class Holding:
         if not member.whole or member.size < storage.nbytes:
             left = min(self._sound(member), storage.nbytes)
             return _joined(storage.nbytes, WindowSource(source, 0, left, name))
+        if self.moved.get(storage.key) is not None:
+            return Bytes(source, member.crc or 0)
         crc = self.content.checksums.get(name)
         return Bytes(source, checksum(source) if crc is None else crc, self.content.peaks.get(storage.key))
 
