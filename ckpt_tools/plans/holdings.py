@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.content import Content
 from ckpt_tools.container import Member, MemberError, member_source
+from ckpt_tools.findings import Verdict
 from ckpt_tools.layouts import Part
 from ckpt_tools.source import BUFFER_SIZE, JoinedSource, Source, Stretch, WindowSource, ZeroSource, blocks, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["Bytes", "Holding", "checksum"]
 
-LOCAL_HEADER, ALIGNMENT = 30, 64  # bytes; where torch puts a member's data: caffe2/serialize/inline_container.cc
+# Bytes; where torch puts a member's data, and how long what follows it may be: caffe2/serialize/inline_container.cc
+LOCAL_HEADER, ALIGNMENT, DESCRIPTOR = 30, 64, 24
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,25 @@ class Holding:
         return frozenset(m.name for m in (*self.content.wrong, *(member for member, _ in self.content.unreadable)))
 
     @functools.cached_property
+    def broken(self) -> bool:
+        """Whether the file as a whole is not as written: a zip without its directory, a stream that ends early."""
+        container = self.checkpoint.container
+        if container is None or container.kind == "zip":
+            return container is not None and not container.directory
+        return any(fact.verdict is Verdict.DAMAGED for fact in self.checkpoint.findings)
+
+    @functools.cached_property
     def sound_end(self) -> int:
-        """Where in the file the bytes stop being what was written: at its end, or where it turns to zeros."""
+        """Where in the file the bytes stop being what was written: at its end, or where it turns to zeros.
+
+        In a stream whose storages stop making sense, the one before is not to be trusted either.
+        """
         source, container = self.checkpoint.source, self.checkpoint.container
-        broken = container is not None and not container.directory and container.kind == "zip"
-        return source.size - (zero_tail(source) if broken else 0)
+        end = source.size - (zero_tail(source) if self.broken else 0)
+        slugs = {fact.slug for fact in self.checkpoint.findings}
+        if self.broken and container is not None and container.kind == "legacy" and "pickle-broken" in slugs:
+            return min([end, *(member.offset for member in list(container.members.values())[-1:])])
+        return end
 
     @functools.cached_property
     def hit(self) -> frozenset[int]:
@@ -63,7 +79,7 @@ class Holding:
         member = self._member(storage.key)
         if member is None or (member.name in self.wrong and self.moved.get(storage.key) is not member):
             return [tensor for tensor in tensors if tensor.numel]
-        left = self._sound(member)
+        left = self._sound(member, storage.nbytes)
         return [tensor for tensor in tensors if sum(tensor.span) * tensor.dtype.size > left]
 
     def _member(self, key: str) -> Member | None:
@@ -88,13 +104,18 @@ class Holding:
                 return found
         return None
 
-    def _sound(self, member: Member) -> int:
-        """How many bytes from the member's beginning are what was written; of a cut one, those in front of the cut."""
+    def _sound(self, member: Member, size: int) -> int:
+        """How many of a member's first ``size`` bytes are what was written; of a cut one, those before the cut."""
+        container = self.checkpoint.container
+        if container is None or (member.whole and not self.broken):
+            return member.size
+        if container.kind == "legacy":  # without checksums: up to where the stream stops making sense
+            return max(0, min(member.size, self.sound_end - member.offset))
         if member.whole:
             return member.size
-        container = self.checkpoint.container
-        last = max(other.offset for other in container.members.values()) if container is not None else -1
-        if container is None or (container.kind == "zip" and (container.directory or member.offset != last)):
+        last = max(other.offset for other in container.members.values())
+        cut = self.sound_end < member.offset + size + DESCRIPTOR
+        if container.directory or member.offset != last or not cut:
             return 0
         return max(0, min(member.size, self.sound_end - member.offset))
 
@@ -129,7 +150,7 @@ class Holding:
             source = WindowSource(source, first * size, count * size, name)
             return Bytes(source, checksum(source), self.content.peaks.get(storage.key))
         if not member.whole or member.size < storage.nbytes:
-            left = min(self._sound(member), storage.nbytes)
+            left = min(self._sound(member, storage.nbytes), storage.nbytes)
             return _joined(storage.nbytes, WindowSource(source, 0, left, name))
         if self.moved.get(storage.key) is not None:
             return Bytes(source, member.crc or 0)

@@ -167,6 +167,9 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
             plan.refused = (
                 f"the result would be {outcome.verdict}: {blocking.message if blocking else 'see the findings'}"
             )
+        if not case.steps and report.verdict not in DONE and plan.refused is None:
+            cause = next(fact.message for fact in report.findings if fact.verdict is report.verdict)
+            case.do("archive", f"the archive is written anew: {cause}")
         if not case.steps and plan.refused is None:
             plan.advice = case.advice
             plan.expected, plan.resumes_at = report.verdict, _resumes_at(report.verdict, case.found)
