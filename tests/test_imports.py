@@ -80,6 +80,8 @@ def test_a_quick_look_loads_no_numpy(write: Write, environment: Mapping[str, str
         ["inspect", "PATH", "--tree", "--args", "--globals"],
         ["inspect", "PATH", "--tensors", "--stats"],
         ["explain"],
+        ["repair", "PATH"],
+        ["repair", "PATH", "--set", "epochs=9", "--dry-run", "--json"],
     ],
     ids=" ".join,
 )

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["repair"]
 
-REPAIRED = ".repaired"
 WORD = "part of it is lost or comes from elsewhere; carry the plan out with --accept-loss"
 FROM = {"metavar": "FILE", "show_default": False}
 
@@ -129,7 +128,7 @@ def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
 
 def _run(file: str | None, request: Request, how: _How) -> int:
     """Plan, print the plan, ask where something is lost, write."""
-    from ckpt_tools.verbs.repair import choose_file, plan_repair
+    from ckpt_tools.verbs.repair import choose_file, plan_repair, repaired_name
 
     if how.in_place and how.output:
         raise CkptError("--in-place and -o exclude each other; leave one of them out")
@@ -156,12 +155,6 @@ def _run(file: str | None, request: Request, how: _How) -> int:
         else:
             _print_end(plan, how, ready)
         return _code(plan, how, ready)
-
-
-def repaired_name(name: str) -> str:
-    """``last.pt`` becomes ``last.repaired.pt``."""
-    stem, _, suffix = name.rpartition(".")
-    return f"{stem}{REPAIRED}.{suffix}" if stem and suffix != "zip" else f"{stem or name}{REPAIRED}.pt"
 
 
 def _code(plan: Plan, how: _How, ready: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -83,7 +83,7 @@ class Request:
     target: Target | None = None
     mix: bool = False
     keep_corrupt: bool = False
-    reinit: frozenset[str] = frozenset()
+    reinit: Set[str] = frozenset()
     cures: tuple[str, ...] = ()
     accept_loss: bool = False
 

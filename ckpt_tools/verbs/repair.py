@@ -26,9 +26,10 @@ from ckpt_tools.plans.model import Plan, Request
 from ckpt_tools.plans.phases import PHASES, extends, missing_roles
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
-__all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair"]
+__all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair", "repaired_name"]
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt")
+REPAIRED = ".repaired"
 MOST_SIBLINGS = 60
 MOST_ROUNDS = 12
 DONE = (Verdict.RESUMABLE, Verdict.WEIGHTS, Verdict.FINISHED)
@@ -84,25 +85,33 @@ def checkpoints(folder: Path) -> Iterator[Path]:
         names = [
             Path(entry.path)
             for entry in os.scandir(folder)
-            if entry.is_file() and entry.name.lower().endswith(CHECKPOINTS) and ".repaired" not in entry.name
+            if entry.is_file() and entry.name.lower().endswith(CHECKPOINTS) and REPAIRED not in entry.name
         ]
     except OSError:
         return
     yield from sorted(names, key=lambda path: (-path.stat().st_mtime_ns, path.name))[:MOST_SIBLINGS]
 
 
+def repaired_name(name: str) -> str:
+    """``last.pt`` becomes ``last.repaired.pt``."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}{REPAIRED}.{suffix}" if stem and suffix != "zip" else f"{stem or name}{REPAIRED}.pt"
+
+
 def plan_repair(
-    path: Path,
-    request: Request,
-    output: Path,
+    path: str | os.PathLike[str],
+    request: Request | None = None,
+    output: str | os.PathLike[str] | None = None,
     *,
     context: Context | None = None,
     progress: Progress | None = None,
 ) -> Repair:
-    """Say what a repair would do, without writing anything.
+    """Say what a repair would do, without writing anything; ``output`` is ``<name>.repaired.pt`` where left out.
 
     Raises ``CkptError`` for a path or donor that can't be used; a file that can't be mended gives a plan that says so.
     """
+    path, request = Path(path), request or Request()
+    output = Path(output) if output is not None else path.with_name(repaired_name(path.name))
     context = context or Context(target=request.target)
     files = ExitStack()
     try:
