@@ -147,7 +147,7 @@ def _run(file: str | None, request: Request, how: _How) -> int:
         agreed = ready and not how.dry_run and (not plan.needs_consent or how.accept_loss or _asked(how.json_))
         if agreed:
             with progress_bar(repairing.draft.archive.size if repairing.draft else 0, place.name) as progress:
-                repairing.apply(in_place=how.in_place, force=how.force, progress=progress)
+                repairing.apply(force=how.force, progress=progress)
         elif ready and not how.dry_run:
             plan.refused = WORD
         if how.json_:

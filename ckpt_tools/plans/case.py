@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.donors import Donor
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.edits import put
-from ckpt_tools.plans.holdings import Bytes, Holding
+from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.model import Outcome, PartPlan, Request, Step
 from ckpt_tools.tensors.modules import Layer
 
@@ -39,7 +38,7 @@ class Case:
 
     draft: Draft
     request: Request
-    original: Path
+    original: Path  # the file to mend, whatever its parts come from by now
     output: Path
     target: Target | None = None
     named: dict[str, Donor] = field(default_factory=dict)
@@ -47,10 +46,8 @@ class Case:
     steps: list[Step] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
-    roles: dict[str, str] = field(default_factory=dict)  # of parts that were lost, by path
     rebased: Donor | None = None
     wrapped: bool = False  # the file was a zip archive around the checkpoint
-    epoch_from: str = ""  # what the epoch was taken from, where it is not the file's own
     hits: dict[str, list[str]] = field(default_factory=dict)  # by part, the tensors whose bytes were lost
 
     def __post_init__(self) -> None:
@@ -74,10 +71,6 @@ class Case:
     @property
     def name(self) -> str:
         return Path(self.holding.checkpoint.source.name).name
-
-    def request_name(self) -> str:
-        """The name of the file to mend, whatever its parts now come from."""
-        return self.original.name
 
     @property
     def readable(self) -> bool:
@@ -126,7 +119,6 @@ class Case:
         names = list(lost)
         epoch = donor.epoch if donor else None
         self.records[part.path] = Record(outcome, donor.name if donor else None, epoch, len(part.tensors), names)
-        self.roles[part.path] = part.role
 
     def put(self, path: str, value: Node) -> None:
         """Set what lies at a dotted path."""
@@ -145,7 +137,6 @@ class Case:
         value = epoch + 1 if upcoming else epoch
         if self.found.value(path) != value:
             self.put(path, value)
-            self.epoch_from = source
             self.do("epoch", f"epoch {value} ({source})")
 
     def settle(self) -> None:
@@ -187,12 +178,9 @@ class Case:
             crc = crc32(checksums.get(key, 0).to_bytes(4, "little"), crc)
         return f"{crc:08x}"
 
-    @functools.cached_property
+    @property
     def nearest(self) -> list[Donor]:
         """Siblings of the same layout, those nearest to this file's epoch first."""
         here = self.found.epoch if self.found.epoch is not None and self.found.epoch >= 0 else 1 << 30
         alike = [donor for donor in self.siblings if donor.found.layout.name == self.family]
         return sorted(alike, key=lambda donor: abs((donor.epoch if donor.epoch is not None else -1) - here))
-
-    def new_storage(self, node: Node, made: Bytes) -> None:
-        self.draft.new_storage(node, made)

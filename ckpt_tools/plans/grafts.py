@@ -22,7 +22,7 @@ from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.optimizers import rearranged
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["fitting", "graft_args", "graft_part", "graft_tensors", "graft_weights", "set_arguments"]
+__all__ = ["fitting", "graft_args", "graft_module", "graft_part", "graft_tensors", "graft_weights", "set_arguments"]
 
 PARAMETER = "torch._utils._rebuild_parameter"
 NOT_SAVED = {"scheduler": "ultralytics makes its scheduler anew from the saved arguments"}
@@ -71,6 +71,22 @@ def graft_tensors(case: Case, part: Part, names: list[str], donor: Donor, *, con
     of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
     text = f"{count} from {donor.name}{of}, mixed with the file's own: {few(names)}"
     case.do("mix", text, loss=True, consent=consent)
+
+
+def graft_module(case: Case, part: Part, donor: Donor) -> None:
+    """Put a state dict's tensors into the pickled module of a donor, which takes its place."""
+    theirs = donor.part("ema")
+    if theirs is None or theirs.form != "module":
+        raise CkptError(f"{donor.path} holds no pickled model; name another file")
+    refuse(donor, misfit(theirs, part))
+    own = aligned(theirs.tensors, part.tensors)
+    made = case.draft.graft(theirs.node, donor.lend(theirs))
+    for name, tensor in theirs.tensors.items():
+        _replace(case, tensor, own[name], case.holding)
+    case.put(part.path, made)
+    case.siblings = [other for other in case.siblings if other is not donor]  # its module is ours now
+    case.record(part, Outcome.EDITED)
+    case.do("module", f"{part.path}: its own tensors in the pickled model of {donor.name}", loss=True)
 
 
 def _replace(case: Case, ours: TensorRef, theirs: TensorRef, holding: Holding) -> None:

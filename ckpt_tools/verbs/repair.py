@@ -45,13 +45,18 @@ class Repair:
     draft: Draft | None = None
     files: ExitStack = field(default_factory=ExitStack)
 
-    def apply(self, *, in_place: bool = False, force: bool = False, progress: Progress | None = None) -> Path:
-        """Write the result; raises ``CkptError`` where that can't be done, and then nothing was changed."""
-        assert self.draft is not None
+    def apply(self, *, force: bool = False, progress: Progress | None = None) -> Path:
+        """Write the result; where its place is the original's, that is kept as ``<name>.bak``.
+
+        Raises ``CkptError`` where there is nothing to write or it can't be written; nothing was changed then.
+        """
+        if self.draft is None or self.plan.refused is not None:
+            raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
         output, original = Path(self.plan.output), Path(self.plan.file).resolve()
-        archive = self.draft.archive
+        archive, in_place = self.draft.archive, output.resolve() == original
         check_place(output, original, archive.size, in_place=in_place, force=force)
         backup = backup_name(original) if in_place else None
+        output = original if in_place else output
         apply_archive(archive, output, original, close=self.files.close, backup=backup, progress=progress)
         self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
         return output

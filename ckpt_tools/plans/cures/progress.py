@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.arguments import save_dir
 from ckpt_tools.plans.donors import read_results, read_settings
+from ckpt_tools.plans.grafts import fitting, graft_args, graft_module
 from ckpt_tools.plans.model import Outcome
 
 __all__ = [
@@ -98,11 +97,11 @@ def epoch_missing(case: Case) -> None:
     from ckpt_tools.plans.donors import trained_epoch
 
     path = case.draft.checkpoint.path
-    epoch = trained_epoch(case.found, Path(case.request_name()))
+    epoch = trained_epoch(case.found, case.original)
     table = next((f for f in (path.parent / "results.csv", path.parent.parent / "results.csv") if f.is_file()), None)
     if epoch is not None:
         case.set_epoch(epoch, "from the results stored in it")
-    elif table is not None and case.request_name().startswith("last"):
+    elif table is not None and case.original.name.startswith("last"):
         case.set_epoch(read_results(table), f"the last row of {table.name}")
     else:
         raise CkptError("how far these weights were trained is not stored; say so with --epoch N or --epoch-from FILE")
@@ -132,16 +131,22 @@ def stripped(case: Case) -> None:
 
 
 def missing_role(case: Case) -> None:
-    """Arguments or epoch that are missing: from a sibling or the run's own args.yaml; the epoch from its results."""
+    """Arguments, epoch or the pickled model that are missing: from a sibling, args.yaml, or the stored results."""
     if case.found.stored_epoch is None and "epoch" in case.found.layout.needs:
         epoch_missing(case)
     if "args" in case.found.layout.needs and not case.found.role("args"):
         _args_at_hand(case)
+    part = case.weights
+    if case.found.layout.module and part is not None and part.form != "module":
+        donor = next((donor for donor in case.nearest if not fitting(case, donor)), None)
+        if donor is None:
+            raise CkptError(
+                f"{part.path} is a state dict and the trainer wants a pickled model; --from DIR names a run"
+            )
+        graft_module(case, part, donor)
 
 
 def _args_at_hand(case: Case) -> None:
-    from ckpt_tools.plans.grafts import graft_args
-
     for donor in case.nearest:
         if donor.found.args:
             holding = donor.holding

@@ -61,5 +61,5 @@ def _straighten(case: Case, container: Container, tensor: TensorRef) -> None:
     source = BytesSource(np.ascontiguousarray(view).tobytes())
     kind, location = storage.id[1], storage.id[3]
     made = Persistent(("storage", kind, "", location, tensor.numel), storage.position)
-    case.new_storage(made, Bytes(source, checksum(source), case.holding.content.peaks.get(tensor.storage.key)))
+    case.draft.new_storage(made, Bytes(source, checksum(source), case.holding.content.peaks.get(tensor.storage.key)))
     call.args = (made, 0, call.args[2], contiguous_stride(tensor.shape), *call.args[4:])
