@@ -110,7 +110,7 @@ class _Emitter:
             met = uses.get(key, 0)
             uses[key] = met + 1
             if not met and type(node) is not str:
-                waiting.extend(self.inside(node))
+                waiting.extend(reversed(tuple(self.inside(node))))
 
     def run(self, root: Node) -> None:
         tasks: list[Task] = [("node", root)]

@@ -260,7 +260,10 @@ def _advice(case: Case, report: Report) -> list[str]:
         for donor in case.nearest:
             as_far = donor.epoch is not None and donor.epoch >= here
             if as_far and donor.verdict is Verdict.RESUMABLE and not fitting(case, donor):
-                advice.append(f"{donor.name} is whole and got as far (epoch {donor.epoch}): resume from it instead")
+                look = f"`ckpt verify {donor.name}`"
+                advice.append(
+                    f"{donor.name} looks whole and got as far (epoch {donor.epoch}): {look}, and resume from it"
+                )
                 break
     if any(fact.slug == "saves-elsewhere" for fact in report.findings):
         saved = case.found.args.get("save_dir")
