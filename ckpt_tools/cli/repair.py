@@ -112,10 +112,10 @@ def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
 
     cures = {name: cure.what for name, cure in CURES.items()}
     return Request(
-        donors={role: Path(path).expanduser() for role, path in donors.items() if path is not None},
+        donors={role: _file(path, f"--{role}-from") for role, path in donors.items() if path is not None},
         folder=_folder(asked["folder"]),
         epoch=asked["epoch"],
-        results=Path(asked["results"]).expanduser() if asked["results"] else None,
+        results=_file(asked["results"], "--epoch-from") if asked["results"] else None,
         settings=dict(map(_setting, asked["set"] or ())),
         target=parse_target(asked["target"]) if asked["target"] else None,
         mix=asked["mix"],
@@ -190,6 +190,13 @@ def _known(name: str, names: Mapping[str, str], option: str) -> str:
         listed = "; ".join(f"{name} ({what})" for name, what in names.items())
         raise CkptError(f"{option} {name}: there is no such thing; choose from: {listed}")
     return name
+
+
+def _file(text: str, option: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise CkptError(f"{option} {path} is no file; check the path")
+    return path
 
 
 def _folder(text: str | None) -> Path | None:

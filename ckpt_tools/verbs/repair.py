@@ -188,6 +188,9 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
             plan.advice = case.advice
             plan.expected, plan.resumes_at = report.verdict, _resumes_at(report.verdict, case.found)
             return
+        container = holding.checkpoint.container
+        if case.rebased is None and container is not None and container.kind != "zip":
+            case.do("format", "written as a zip archive, which torch reads since 1.6")
         plan.parts = case.plan_parts(holding)
         plan.expected, plan.resumes_at = outcome.verdict, _resumes_at(outcome.verdict, case.found)
         plan.steps, plan.advice = case.steps, case.advice + _advice(case, outcome)
