@@ -203,11 +203,16 @@ def _scheduler_position(case: Case, donor: Donor, path: str) -> None:
     case.put(f"{path}.last_epoch", moved)
     if isinstance(plain(state.get("_step_count")), int):
         case.put(f"{path}._step_count", plain(state["_step_count"]) + here - there)
-    optimizer = case.part("optimizer")
-    rates = [group.options.get("lr") for group in optimizer.groups] if optimizer is not None else []
-    if "_last_lr" in state and rates and all(isinstance(rate, float) for rate in rates):
-        case.put(f"{path}._last_lr", rates)
+    theirs = plain(dict_of(lookup(donor.found.root, path)[1]).get("_last_lr"))
+    driven = next((part for part in donor.found.role("optimizer") if _rates(part) == theirs), None)
+    optimizer = next((part for part in case.found.role("optimizer") if driven and part.path == driven.path), None)
+    if optimizer is not None and all(isinstance(rate, float) for rate in _rates(optimizer)):
+        case.put(f"{path}._last_lr", _rates(optimizer))
     case.do("scheduler-position", f"{path}.last_epoch {moved}, as epoch {here} has it", consent=True)
+
+
+def _rates(part: Part) -> list[Node]:
+    return [group.options.get("lr") for group in part.groups]
 
 
 def graft_args(case: Case, settings: Mapping[str, Any], source: str, *, consent: bool) -> None:

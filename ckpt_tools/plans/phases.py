@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
-from ckpt_tools.layouts import Recognised
+from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
 from ckpt_tools.plans.donors import open_donor, read_settings
@@ -18,7 +18,7 @@ from ckpt_tools.plans.grafts import fitting, graft_args, graft_part, graft_weigh
 from ckpt_tools.plans.model import Request
 from ckpt_tools.plans.salvage import reset_optimizer, salvage_rest, salvage_weights, use_sibling
 
-__all__ = ["PHASES", "extends", "missing_roles"]
+__all__ = ["PHASES", "extends", "missing_parts"]
 
 # Errors of the archive that go when it is written anew, if no tensor in it is hit.
 REWRITTEN = frozenset({"appended-bytes", "stray-bytes", "cut-short", "directory-lost", "zero-tail", "header-conflict",
@@ -137,20 +137,26 @@ def by_name(case: Case, findings: list[Finding]) -> None:
 
 def gaps(case: Case, findings: list[Finding]) -> None:
     """What a script of one's own saves in the other files of the run, and this one lacks: only with the user's word."""
-    for role in missing_roles(case.found):
-        donor = next((d for d in case.nearest if d.part(role) is not None and not fitting(case, d)), None)
-        if donor is not None and case.request.accept_loss:
-            graft_part(case, donor, role, consent=False)
-            case.settle()
-        elif donor is not None:
-            case.advice.append(f"it has no {role}, {donor.name} has one: --{role}-from {donor.name} takes it")
+    for donor in case.nearest:
+        lacking = missing_parts(case.found, donor.found)
+        if not lacking or fitting(case, donor):
+            continue
+        for part in lacking:
+            if case.request.accept_loss:
+                graft_part(case, donor, part.role, consent=False, ours=part)
+                case.settle()
+            else:
+                option = f"--{part.role}-from {donor.name}"
+                case.advice.append(f"it has no {part.path}, {donor.name} has one: {option} takes it")
+        return
 
 
-def missing_roles(found: Recognised) -> list[str]:
-    """The roles a checkpoint of an unknown script may have lost: there is an optimizer, but not what goes with it."""
-    if found.layout.name != "plain" or not found.role("optimizer"):
+def missing_parts(found: Recognised, other: Recognised) -> list[Part]:
+    """The training parts another file of a script of one's own has, and this one, which has an optimizer, lacks."""
+    if found.layout.name != "plain" or other.layout.name != "plain" or not found.role("optimizer"):
         return []
-    return [role for role in ("scheduler", "scaler") if not found.role(role)]
+    held = {part.path for part in found.parts if part.present}
+    return [p for p in other.parts if p.role in PARTS and p.role != "rng" and p.present and p.path not in held]
 
 
 PHASES: tuple[Callable[[Case, list[Finding]], None], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import LEDGER, open_checkpoint, read_checkpoint, read_ledger
+from ckpt_tools.checkpoint import LEDGER, Checkpoint, open_checkpoint, read_checkpoint, read_ledger
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.container import MemberError, member_source
@@ -23,7 +24,7 @@ from ckpt_tools.plans.grafts import fitting
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request
-from ckpt_tools.plans.phases import PHASES, extends, missing_roles
+from ckpt_tools.plans.phases import PHASES, extends, missing_parts
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair", "repaired_name"]
@@ -32,6 +33,7 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt")
 REPAIRED = ".repaired"
 MOST_SIBLINGS = 60
 MOST_ROUNDS = 12
+NEIGHBOURS = 4  # files beside a good one that are looked at for what it lacks
 DONE = (Verdict.RESUMABLE, Verdict.WEIGHTS, Verdict.FINISHED)
 REFUSED = (Verdict.UNSAFE, Verdict.FOREIGN)
 Progress = Callable[[int], None]
@@ -132,9 +134,7 @@ def plan_repair(
         if report.verdict in REFUSED:
             plan.refused = f"the file is {report.verdict}: {report.findings[0].message}"
             return repair
-        found = checkpoint.recognised
-        gaps = found is not None and bool(missing_roles(found))
-        if report.verdict in DONE and not request.edits and not wrapped and not gaps:
+        if report.verdict in DONE and not request.edits and not wrapped and not _lacks(checkpoint, path):
             plan.expected = report.verdict
             plan.resumes_at = _resumes_at(report.verdict, checkpoint.recognised)
             return repair
@@ -143,6 +143,18 @@ def plan_repair(
         files.close()
         raise
     return repair
+
+
+def _lacks(checkpoint: Checkpoint, path: Path) -> bool:
+    """Whether another file of the folder has a part that this one should have, too."""
+    found = checkpoint.recognised
+    if found is None or found.layout.name != "plain":
+        return False
+    for other in list(checkpoints(path.parent))[:NEIGHBOURS]:
+        with contextlib.suppress(CkptError), open_checkpoint(other) as beside:
+            if beside.recognised is not None and missing_parts(found, beside.recognised):
+                return True
+    return False
 
 
 def _unwrapped(outer: Any, path: Path) -> Any:
