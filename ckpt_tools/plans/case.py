@@ -182,5 +182,5 @@ class Case:
     def nearest(self) -> list[Donor]:
         """Siblings of the same layout, those nearest to this file's epoch first."""
         here = self.found.epoch if self.found.epoch is not None and self.found.epoch >= 0 else 1 << 30
-        alike = [donor for donor in self.siblings if donor.found.layout.name == self.family]
+        alike = [donor for donor in self.siblings if donor.layout == self.family]
         return sorted(alike, key=lambda donor: abs((donor.epoch if donor.epoch is not None else -1) - here))

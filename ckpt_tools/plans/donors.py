@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
+from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger
 from ckpt_tools.checks.consistency import plain_names
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.names import few
@@ -19,33 +19,49 @@ from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["Donor", "aligned", "misfit", "open_donor", "read_results", "read_settings"]
+__all__ = ["Donor", "Judge", "aligned", "is_yaml", "misfit", "read_results", "read_settings"]
 
+Judge = Callable[[Checkpoint], Verdict | None]
 WRAPPED = "model."  # what a YOLO object puts before the names of its network
 
 
-@dataclass
 class Donor:
-    """A file parts may be taken from; ``verdict`` is by structure alone, its bytes are read when a part is wanted."""
+    """A file parts may be taken from.
 
-    path: Path
-    checkpoint: Checkpoint
-    verdict: Verdict | None = None
+    What is asked of every file of a folder is noted when it is first read: its ``layout``, its ``epoch`` (the last one
+    finished, counted from 0), its ``verdict`` by structure alone, and whether it is the work of a repair. Its object
+    graph is read again when something is wanted of it, its bytes when a part is taken.
+    """
+
+    def __init__(self, path: Path, judge: Judge, files: ExitStack) -> None:
+        """Read it once; raises ``CkptError`` for a file nothing can be taken from."""
+        self.path = path
+        self._files = files
+        self._lent: dict[str, Holding] = {}
+        with open_checkpoint(path) as checkpoint:
+            found = checkpoint.recognised
+            if found is None or decide(checkpoint.findings) in (Verdict.UNSAFE, Verdict.FOREIGN):
+                why = checkpoint.findings[0].message if checkpoint.findings else "it is no checkpoint"
+                raise CkptError(f"{path} can't be a donor: {why}; `ckpt verify {path}` says more")
+            self.layout = found.layout.name
+            known = found.epoch if found.epoch is not None and found.epoch >= 0 else None
+            self.epoch = known if known is not None else trained_epoch(found, path)  # of a stripped file: its results
+            self.repaired = read_ledger(checkpoint) is not None
+            self.verdict = judge(checkpoint)
 
     @property
     def name(self) -> str:
         return self.path.name
 
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        return self._files.enter_context(open_checkpoint(self.path))
+
     @property
     def found(self) -> Recognised:
-        assert self.checkpoint.recognised is not None
+        if self.checkpoint.recognised is None:
+            raise CkptError(f"{self.path} changed while it was looked at; try again")
         return self.checkpoint.recognised
-
-    @functools.cached_property
-    def epoch(self) -> int | None:
-        """The last epoch it had finished, counted from 0; for a stripped file, from its results."""
-        epoch = self.found.epoch
-        return epoch if epoch is not None and epoch >= 0 else trained_epoch(self.found, self.path)
 
     @functools.cached_property
     def holding(self) -> Holding:
@@ -55,8 +71,9 @@ class Donor:
     def lend(self, part: Part) -> Holding:
         """What a part of it needs, those bytes read; raises ``CkptError`` where they are not whole."""
         keys = {f"data/{tensor.storage.key}" for tensor in part.tensors.values() if tensor.storage is not None}
-        whole = "holding" in self.__dict__
-        holding = self.holding if whole else Holding(self.checkpoint, scan_content(self.checkpoint, only=keys))
+        if "holding" not in self.__dict__ and part.path not in self._lent:
+            self._lent[part.path] = Holding(self.checkpoint, scan_content(self.checkpoint, only=keys))
+        holding = self._lent.get(part.path) or self.holding
         bad = holding.hit_in(part)
         if bad:
             raise CkptError(f"{self.path}: {part.path} is damaged itself ({few(bad)}); `ckpt verify` it, use another")
@@ -68,20 +85,6 @@ class Donor:
         held = next((parts for name in (role, *others) if (parts := self.found.role(name))), [])
         exact = next((part for part in held if part.path == path), None)
         return exact or (held[0] if held and (not path or len(held) == 1) else None)
-
-    def close(self) -> None:
-        self.checkpoint.close()
-
-
-def open_donor(path: Path) -> Donor:
-    """Open a file the user named as a donor; raises ``CkptError`` for one nothing can be taken from."""
-    checkpoint = open_checkpoint(path)
-    verdict = decide(checkpoint.findings)
-    if checkpoint.recognised is None or verdict in (Verdict.UNSAFE, Verdict.FOREIGN):
-        checkpoint.close()
-        why = checkpoint.findings[0].message if checkpoint.findings else "it is no checkpoint"
-        raise CkptError(f"{path} can't be a donor: {why}; `ckpt verify {path}` says more")
-    return Donor(path, checkpoint, None)
 
 
 def aligned(ours: Mapping[str, TensorRef], theirs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
@@ -160,6 +163,11 @@ def read_results(path: Path) -> int:
     if not epochs:
         raise CkptError(f"{path} lists no epoch; pass --epoch N")
     return max(epochs) - (0 if min(epochs) == 0 else 1)
+
+
+def is_yaml(path: Path) -> bool:
+    """Whether a file of settings is meant, not a checkpoint."""
+    return path.suffix.lower() in (".yaml", ".yml")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

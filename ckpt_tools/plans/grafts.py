@@ -124,7 +124,7 @@ def graft_part(
     if case.family == "ultralytics" and role in NOT_SAVED:
         raise CkptError(f"{NOT_SAVED[role]}; leave --{role}-from out")
     refuse(donor, fitting(case, donor))
-    same = donor.found.layout.name == case.family
+    same = donor.layout == case.family
     at = case.found.layout.roles.get(role) if same else None
     if at and lookup(donor.found.root, at)[0]:
         parts = [part for part in donor.found.role(role) if part.path == at or part.path.startswith(f"{at}.")]

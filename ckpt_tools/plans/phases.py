@@ -6,23 +6,23 @@ Weights come before the rest: the epoch goes with them. Each phase leaves the dr
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
-from ckpt_tools.plans.donors import open_donor, read_settings
+from ckpt_tools.plans.donors import is_yaml, read_settings
 from ckpt_tools.plans.grafts import fitting, graft_args, graft_part, graft_weights, set_arguments
 from ckpt_tools.plans.model import Request
 from ckpt_tools.plans.salvage import reset_optimizer, salvage_rest, salvage_weights, use_sibling
 
-__all__ = ["PHASES", "extends", "missing_parts"]
+__all__ = ["NEIGHBOURS", "PHASES", "extends", "missing_parts"]
 
 # Errors of the archive that go when it is written anew, if no tensor in it is hit.
 REWRITTEN = frozenset({"appended-bytes", "stray-bytes", "cut-short", "directory-lost", "zero-tail", "header-conflict",
                        "not-loadable", "storage-size", "odd-flags"})  # fmt: skip
+NEIGHBOURS = 4  # files beside this one that are looked at for what it lacks
 WEIGHTS, PARTS = ("model", "ema"), ("optimizer", "scheduler", "scaler", "rng")
 
 
@@ -64,13 +64,13 @@ def _small_members(case: Case) -> None:
 
 def arguments(case: Case, findings: list[Finding]) -> None:
     """Saved arguments of another file."""
-    if "args" not in case.request.donors:
+    path = case.request.donors.get("args")
+    if path is None:
         return
-    path = Path(case.request.donors["args"])
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if is_yaml(path):
         graft_args(case, read_settings(path), path.name, consent=True)
     else:
-        donor = open_donor(path)
+        donor = case.named["args"]
         part = next(iter(donor.found.role("args")), None)
         if part is None:
             raise CkptError(f"{path} holds no training arguments; name an args.yaml")
@@ -137,7 +137,7 @@ def by_name(case: Case, findings: list[Finding]) -> None:
 
 def gaps(case: Case, findings: list[Finding]) -> None:
     """What a script of one's own saves in the other files of the run, and this one lacks: only with the user's word."""
-    for donor in case.nearest:
+    for donor in case.nearest[:NEIGHBOURS]:
         lacking = missing_parts(case.found, donor.found)
         if not lacking or fitting(case, donor):
             continue

@@ -121,7 +121,7 @@ def use_sibling(case: Case, why: str) -> None:
 
 
 def _furthest(case: Case) -> list[Donor]:
-    alike = [donor for donor in case.siblings if case.weights is None or donor.found.layout.name == case.family]
+    alike = [donor for donor in case.siblings if case.weights is None or donor.layout == case.family]
     return sorted(alike, key=lambda donor: -(donor.epoch if donor.epoch is not None else -1))
 
 

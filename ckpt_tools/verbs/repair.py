@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import LEDGER, Checkpoint, open_checkpoint, read_checkpoint, read_ledger
+from ckpt_tools.checkpoint import LEDGER, Checkpoint, open_checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.container import MemberError, member_source
@@ -18,13 +18,13 @@ from ckpt_tools.findings import CkptError, Verdict
 from ckpt_tools.plans.apply import apply_archive, backup_name, check_place
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES
-from ckpt_tools.plans.donors import Donor, open_donor
+from ckpt_tools.plans.donors import Donor, Judge, is_yaml
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.grafts import fitting
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request
-from ckpt_tools.plans.phases import PHASES, extends, missing_parts
+from ckpt_tools.plans.phases import NEIGHBOURS, PHASES, extends, missing_parts
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair", "repaired_name"]
@@ -33,7 +33,6 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt")
 REPAIRED = ".repaired"
 MOST_SIBLINGS = 60
 MOST_ROUNDS = 12
-NEIGHBOURS = 4  # files beside a good one that are looked at for what it lacks
 DONE = (Verdict.RESUMABLE, Verdict.WEIGHTS, Verdict.FINISHED)
 REFUSED = (Verdict.UNSAFE, Verdict.FOREIGN)
 Progress = Callable[[int], None]
@@ -177,10 +176,14 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
     """Plan the steps, and read what the file would be after them."""
     plan = repair.plan
     folders = list(dict.fromkeys(filter(None, (request.folder, Path(plan.file).parent))))
-    siblings = [donor for folder in folders for donor in _siblings(folder, Path(plan.file), context, repair.files)]
-    named = {
-        role: _named(Path(donor), context, repair.files) for role, donor in request.donors.items() if role != "args"
-    }
+    files, mine = repair.files, Path(plan.file)
+
+    def judge(checkpoint: Checkpoint) -> Verdict | None:
+        return verify_checkpoint(checkpoint, replace(context, quick=True), siblings=False).verdict
+
+    siblings = [donor for folder in folders for donor in _siblings(folder, mine, judge, files)]
+    donors = {role: path for role, path in request.donors.items() if role != "args" or not is_yaml(path)}
+    named = {role: Donor(path, judge, files) for role, path in donors.items()}
     draft = Draft(holding, keep_corrupt=request.keep_corrupt)
     case = Case(draft, request, Path(plan.file), Path(plan.output), report.target, named, siblings, wrapped=wrapped)
     try:
@@ -212,25 +215,15 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
     plan.findings = [fact for fact in plan.findings if fact.slug != "sibling"]
 
 
-def _siblings(folder: Path, path: Path, context: Context, files: ExitStack) -> Iterator[Donor]:
-    """The other checkpoints of a folder that parts can be taken from."""
+def _siblings(folder: Path, path: Path, judge: Judge, files: ExitStack) -> Iterator[Donor]:
+    """The other checkpoints of a folder that parts can be taken from; what a repair made is no original."""
     for other in checkpoints(folder):
         if other.exists() and path.exists() and os.path.samefile(other, path):
             continue
-        try:
-            donor = _named(other, context, files)
-        except CkptError:
-            continue
-        if read_ledger(donor.checkpoint) is None:  # what a repair made is no original to take parts from
-            yield donor
-
-
-def _named(path: Path, context: Context, files: ExitStack) -> Donor:
-    donor = open_donor(path)
-    files.callback(donor.close)
-    quick = replace(context, quick=True)
-    donor.verdict = verify_checkpoint(donor.checkpoint, quick, siblings=False).verdict
-    return donor
+        with contextlib.suppress(CkptError):
+            donor = Donor(other, judge, files)
+            if not donor.repaired:
+                yield donor
 
 
 def _until_good(case: Case, context: Context) -> Report:
