@@ -12,7 +12,7 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ __all__ = [
     "BytesSource",
     "FileSource",
     "JoinedSource",
+    "MadeSource",
     "ScratchSource",
     "Source",
     "Stretch",
@@ -254,6 +255,34 @@ class JoinedSource:
 
     def changed(self) -> bool:
         return any(stretch.source.changed() for stretch in self.stretches)
+
+
+class MadeSource:
+    """Bytes that are made anew whenever they are asked for; only those of the last one asked are kept."""
+
+    _last: tuple[MadeSource, bytes] | None = None
+
+    def __init__(self, size: int, make: Callable[[], bytes], name: str = "<made>") -> None:
+        self.name = name
+        self.size = size
+        self._make = make
+
+    def _all(self) -> memoryview:
+        last = MadeSource._last
+        if last is None or last[0] is not self:
+            last = MadeSource._last = (self, self._make())
+        return memoryview(last[1])
+
+    def read(self, offset: int, count: int) -> bytes:
+        return bytes(self._all()[offset : offset + max(count, 0)]) if offset >= 0 else b""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        part = self._all()[max(offset, 0) : max(offset, 0) + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def changed(self) -> bool:
+        return False
 
 
 def _remove(file: io.FileIO, path: str) -> None:

@@ -174,11 +174,17 @@ def test_hit_tensors_are_kept_as_they_are_where_asked_for(key: str, write: Write
 
 
 def test_missing_bytes_are_zeros_where_they_are_kept(write: Write) -> None:
-    place = place_of(PLAIN, "0")
-    mended = mend(write(cut(PLAIN, place + 40)), keep_corrupt=True)
-    values = [v for a in mended.tensors()[f"{MODEL}.conv.weight"] for b in a for c in b for v in c]
-    assert values[:10] == pytest.approx([0.01 * number for number in range(10)])
-    assert values[10:] == [0.0] * 98
+    place = place_of(PLAIN, "2")
+    mended = mend(write(cut(PLAIN, place + 12)), keep_corrupt=True)
+    values = [value for row in mended.tensors()[f"{MODEL}.linear.weight"] for value in row]
+    assert values == [0.5] * 3 + [0.0] * 5
+    assert {"salvaged"} == {str(part.outcome) for part in mended.plan.parts if part.names}
+
+
+def test_weights_of_which_nothing_is_whole_are_not_kept_as_zeros(write: Write) -> None:
+    plan = planned(write(cut(PLAIN, place_of(PLAIN, "0") + 40)), keep_corrupt=True)
+    assert plan.refused is not None
+    assert "4 of 4 tensors" in plan.refused
 
 
 def test_lost_weights_of_a_loop_of_ones_own_can_not_be_made_up(write: Write) -> None:

@@ -34,7 +34,9 @@ from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_checkpoint"]
+__all__ = ["CHECKPOINT_NAMES", "Checkpoint", "open_checkpoint", "read_checkpoint"]
+
+CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")  # how files of checkpoints end; timm's in .tar
 
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
 MOST_NESTED = 20_000  # pickles judged per file beside the main one; a pickled module has one per storage

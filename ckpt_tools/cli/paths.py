@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ckpt_tools.checkpoint import CHECKPOINT_NAMES
 from ckpt_tools.findings import CkptError
 
-__all__ = ["CHECKPOINT_NAMES", "expand"]
-
-CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")
+__all__ = ["expand"]
 
 
 def expand(paths: Iterable[str]) -> tuple[list[str], bool]:

@@ -132,7 +132,9 @@ def _run(file: str | None, request: Request, how: _How) -> int:
 
     if how.in_place and how.output:
         raise CkptError("--in-place and -o exclude each other; leave one of them out")
-    path = Path(file).expanduser() if file is not None else choose_file(_folders(request))
+    path = (
+        Path(file).expanduser() if file is not None else choose_file(_folders(request), tuple(request.donors.values()))
+    )
     if path.is_dir():
         raise CkptError(f"{path} is a folder, not a file; name the checkpoint in it")
     place = Path(how.output).expanduser() if how.output else path.with_name(repaired_name(path.name))

@@ -131,13 +131,15 @@ class Case:
         if part is not None and path.startswith(f"{part.path}."):
             self.record(part, Outcome.EDITED)
 
-    def set_epoch(self, epoch: int, source: str) -> None:
+    def set_epoch(self, epoch: int, source: str, *, loss: bool = False) -> None:
         """Store the last finished epoch (counted from 0) as this layout counts."""
         path, upcoming = epoch_place(self.found)
         value = epoch + 1 if upcoming else epoch
         if self.found.value(path) != value:
             self.put(path, value)
-            self.do("epoch", f"epoch {value} ({source})")
+            self.do("epoch", f"epoch {value} ({source})", loss=loss, consent=True)
+            if self.found.role("scheduler") and self.found.epoch is not None:
+                self.advice.append(f"the scheduler stays where it was, at epoch {self.found.epoch} of the file")
 
     def settle(self) -> None:
         """Read what the file would be now."""
@@ -149,7 +151,9 @@ class Case:
         listed = {plan.path for plan in plans}
         before = original.checkpoint.parts if self.rebased is None else []
         for part in before:
-            if part.present and part.path not in listed and part.tensors and part.path not in self.records:
+            record = self.records.get(part.path)
+            gone = record is None or record.outcome is Outcome.LOST
+            if part.present and part.path not in listed and part.tensors and gone:
                 names = list(part.tensors)
                 plans.append(PartPlan(part.role, part.path, Outcome.LOST, tensors=len(names), names=names))
         return plans

@@ -22,6 +22,7 @@ from ckpt_tools.tensors import TensorRef
 __all__ = ["Donor", "Judge", "aligned", "is_yaml", "misfit", "read_results", "read_settings"]
 
 Judge = Callable[[Checkpoint], Verdict | None]
+COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, which the model it averages has not
 WRAPPED = "model."  # what a YOLO object puts before the names of its network
 
 
@@ -36,6 +37,7 @@ class Donor:
     def __init__(self, path: Path, judge: Judge, files: ExitStack) -> None:
         """Read it once; raises ``CkptError`` for a file nothing can be taken from."""
         self.path = path
+        self.name = path.name  # what a plan calls it
         self._files = files
         self._lent: dict[str, Holding] = {}
         with open_checkpoint(path) as checkpoint:
@@ -48,10 +50,6 @@ class Donor:
             self.epoch = known if known is not None else trained_epoch(found, path)  # of a stripped file: its results
             self.repaired = read_ledger(checkpoint) is not None
             self.verdict = judge(checkpoint)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -106,17 +104,17 @@ def _plain_spellings(names: Iterable[str]) -> list[str]:
 def misfit(ours: Part, theirs: Part) -> str:
     """Why the tensors of ``theirs`` can't stand in for those of ``ours``, with the first names; empty if they can."""
     other = aligned(ours.tensors, theirs.tensors)
-    missing = [name for name in ours.tensors if name not in other]
+    missing = [name for name in ours.tensors if name not in other and not name.endswith(COUNTER)]
     if missing:
         return f"it has no {few(missing)}"
-    extra = [name for name in other if name not in ours.tensors]
+    extra = [name for name in other if name not in ours.tensors and not name.endswith(COUNTER)]
     if extra:
         return f"it also has {few(extra)}"
-    shapes = [n for n, t in ours.tensors.items() if other[n].shape != t.shape]
+    shapes = [n for n, t in ours.tensors.items() if n in other and other[n].shape != t.shape]
     if shapes:
         name = shapes[0]
         return f"the shapes of {few(shapes)} differ ({_shape(other[name])} for {_shape(ours.tensors[name])})"
-    kinds = [n for n, t in ours.tensors.items() if t.dtype.floating != other[n].dtype.floating]
+    kinds = [n for n, t in ours.tensors.items() if n in other and t.dtype.floating != other[n].dtype.floating]
     if kinds:
         name = kinds[0]
         return f"the types of {few(kinds)} differ ({other[name].dtype} for {ours.tensors[name].dtype})"

@@ -36,7 +36,7 @@ class Draft:
     """The file to mend (``holding``), and what was changed so far.
 
     ``root`` is the graph to write; ``owners`` says whose bytes a grafted storage reference means, by its ``id``;
-    ``bytes_of`` holds storages made anew.
+    ``made`` holds the bytes of storages made anew.
     """
 
     holding: Holding
@@ -107,7 +107,7 @@ class Draft:
         root = (container.root if container is not None and zipped else "") or FRESH_ROOT
         own = {n: m for n, m in container.members.items() if not n.startswith("data/")} if container and zipped else {}
         drop = {"data.pkl", LEDGER, *extra, *(name for name in own if name.lower() == "data.pkl")}
-        kept = {name: member for name, member in own.items() if name not in drop and self._sound(member)}
+        kept = {name: member for name, member in own.items() if name not in drop and self.sound(name, member)}
         order = "big" if container is not None and container.byteorder == "big" else "little"
         small = BEFORE | BEHIND | {"byteorder": order.encode()}
 
@@ -141,8 +141,9 @@ class Draft:
         storages.sort()
         return written
 
-    def _sound(self, member: Member) -> bool:
-        return member.whole and member.name not in self.holding.wrong
+    def sound(self, name: str, member: Member) -> bool:
+        """Whether a member (``name`` below the root) is whole, and its bytes are what its checksum says."""
+        return member.whole and self.holding.confirmed(name, member)
 
     def _copied(self, name: str, member: Member) -> NewMember:
         source = member_source(self.checkpoint.source, member)
@@ -209,7 +210,11 @@ class _Storages:
             return
         for key in container.storage_keys():
             member = container.members[f"data/{key}"]
-            if key not in self.found and key not in self.draft.checkpoint.storages and self.draft._sound(member):
+            if (
+                key not in self.found
+                and key not in self.draft.checkpoint.storages
+                and self.draft.sound(f"data/{key}", member)
+            ):
                 source = member_source(container.source, member)
                 self.found[key] = Bytes(source, checksum(source))
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from ckpt_tools.checks.context import release
 from ckpt_tools.checks.names import few
+from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of, lookup, plain
 from ckpt_tools.layouts.ultralytics import group_rules, refused_arguments
 from ckpt_tools.pickles import Call, GlobalRef
 from ckpt_tools.pickles.nodes import Node
-from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.case import Case, Record
 from ckpt_tools.plans.donors import Donor, aligned, misfit
 from ckpt_tools.plans.edits import become
 from ckpt_tools.plans.holdings import Holding
@@ -22,7 +23,16 @@ from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.optimizers import rearranged
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["fitting", "graft_args", "graft_module", "graft_part", "graft_tensors", "graft_weights", "set_arguments"]
+__all__ = [
+    "fitting",
+    "graft_args",
+    "graft_module",
+    "graft_part",
+    "graft_tensors",
+    "graft_weights",
+    "refuse_task",
+    "set_arguments",
+]
 
 PARAMETER = "torch._utils._rebuild_parameter"
 NOT_SAVED = {"scheduler": "ultralytics makes its scheduler anew from the saved arguments"}
@@ -145,6 +155,13 @@ def graft_part(
 
 def _graft_at(case: Case, donor: Donor, role: str, path: str, node: Node, theirs: list[Part]) -> None:
     """Put a donor's node at a path, and note it for every part in it."""
+    before = next((part for part in case.found.role(role) if part.path == path), None)
+    if role == "optimizer" and before is not None and case.family != "ultralytics":
+        ours, other = optimizer_kind(before), optimizer_kind(theirs[0])
+        if ours is not None and other is not None and ours != other:
+            refuse(donor, f"its optimizer is {other.name}, the file's own is {ours.name}")
+    if role == "rng" and before is not None and before.path != theirs[0].path:
+        refuse(donor, f"its random state lies at {theirs[0].path}, this file's at {before.path}")
     for part in theirs:
         holding = donor.lend(part)
     if role == "optimizer" and case.family == "ultralytics":
@@ -194,7 +211,7 @@ def _counter(case: Case, donor: Donor) -> None:
 
 def _scheduler_position(case: Case, donor: Donor, path: str) -> None:
     """Move a donor's scheduler to this file's epoch; the learning rate is the one the optimizer's groups have."""
-    here, there = case.found.epoch, donor.found.epoch
+    here, there = case.found.epoch, donor.found.epoch if donor.found.weights else None
     state = dict_of(lookup(case.root, path)[1])
     position = plain(state.get("last_epoch"))
     if here is None or there is None or here == there or not isinstance(position, int):
@@ -216,16 +233,31 @@ def _rates(part: Part) -> list[Node]:
 
 
 def graft_args(case: Case, settings: Mapping[str, Any], source: str, *, consent: bool) -> None:
-    """Replace the saved arguments by those of another file; where the run folder is not in them, ours stays."""
-    path = case.path("args")
+    """Take the saved arguments of a settings file; an object (Namespace) stays one and keeps what is not named."""
+    path, part = case.path("args"), case.part("args")
     if not path:
         raise CkptError(f"{case.name} ({case.family}) keeps no training arguments; leave --args-from out")
+    refuse_task(case, settings, source)
     made = {key: value if isinstance(value, PLAIN) else str(value) for key, value in settings.items()}
-    for key in ("save_dir",):
-        if key not in made and isinstance(case.found.args.get(key), str):
-            made[key] = case.found.args[key]
-    case.put(path, made)
-    case.do("args", f"{path} from {source} ({len(made)} settings)", loss=True, consent=consent)
+    before = list(case.found.args)
+    if part is not None and not isinstance(part.node, dict):
+        for key, value in made.items():
+            case.put(f"{path}.{key}", value)
+    else:
+        if isinstance(case.found.args.get("save_dir"), str):
+            made.setdefault("save_dir", case.found.args["save_dir"])
+        case.put(path, made)
+    gone = [key for key in before if not case.found.has(f"{path}.{key}")]
+    lost = f"; without {few(gone, 8)}" if gone else ""
+    case.records[path] = Record(Outcome.DONOR, source)
+    case.do("args", f"{path} from {source} ({len(made)} settings{lost})", loss=True, consent=consent)
+
+
+def refuse_task(case: Case, settings: Mapping[str, Any], source: str) -> None:
+    """Arguments of another task make the trainer build another model."""
+    ours, theirs = case.found.args.get("task"), settings.get("task")
+    if isinstance(ours, str) and isinstance(theirs, str) and ours != theirs:
+        raise CkptError(f"{source} is of another task ({theirs}, this file {ours}); name the arguments of this run")
 
 
 PLAIN = (str, int, float, bool, list, dict, type(None), GlobalRef, Call, tuple)
@@ -244,7 +276,9 @@ def set_arguments(case: Case, settings: Mapping[str, Any]) -> None:
                 raise CkptError(f"--set {key}={value}: ultralytics would refuse it ({bad[0]}); check name and value")
         place = f"{path}.{key}" if path and case.part("args") else key
         before = case.found.value(place)
-        if not path and not case.found.has(key):
+        if key == "optimizer" and "optimizer" not in case.request.reinit:
+            _refuse_kind(case, str(value))
+        if case.family != "ultralytics" and not case.found.has(place):
             raise CkptError(
                 f"--set {key}: {case.name} has no such setting; `ckpt inspect {case.name} --args` lists them"
             )
@@ -252,6 +286,15 @@ def set_arguments(case: Case, settings: Mapping[str, Any]) -> None:
         case.put(place, value)
         was = f" (was {before!r})" if isinstance(before, (str, int, float)) else ""
         case.do("set", f"{place} = {value!r}{was}{schedule}", loss=True, consent=True)
+
+
+def _refuse_kind(case: Case, name: str) -> None:
+    """The saved state belongs to one kind of optimizer; another name alone makes the trainer stop."""
+    part = case.part("optimizer")
+    kind = optimizer_kind(part) if part is not None else None
+    same = kind is None or name.lower() == kind.name.lower() or (kind.name == "AdamW" and name.lower() == "adam")
+    if kind is not None and not same:
+        raise CkptError(f"--set optimizer={name}: the saved state is {kind.name}'s; add --reinit optimizer")
 
 
 def _schedule(case: Case, epochs: Any) -> str:

@@ -77,7 +77,8 @@ class Holding:
 
     def _hit_in(self, storage: StorageRef, tensors: Iterable[TensorRef]) -> list[TensorRef]:
         member = self._member(storage.key)
-        if member is None or (member.name in self.wrong and self.moved.get(storage.key) is not member):
+        found = self.moved.get(storage.key)
+        if member is None or (found is not member and not self.confirmed(f"data/{storage.key}", member)):
             return [tensor for tensor in tensors if tensor.numel]
         left = self._sound(member, storage.nbytes)
         return [tensor for tensor in tensors if sum(tensor.span) * tensor.dtype.size > left]
@@ -85,11 +86,15 @@ class Holding:
     def _member(self, key: str) -> Member | None:
         container = self.checkpoint.container
         member = container.storage(key) if container is not None else None
-        if member is None or (member.whole and member.name not in self.wrong):
+        if member is None or (member.whole and self.confirmed(f"data/{key}", member)):
             return member
         if key not in self.moved:
             self.moved[key] = self._elsewhere(member)
         return self.moved[key] or member
+
+    def confirmed(self, name: str, member: Member) -> bool:
+        """Whether the pass read the member, and found what its checksum says; one that shares bytes is not read."""
+        return name in self.content.checksums and member.name not in self.wrong
 
     def _elsewhere(self, member: Member) -> Member | None:
         """A member whose header is lost or lies about its length: where torch puts its data, if the CRC agrees."""

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ckpt_tools import __version__
-from ckpt_tools.checkpoint import Checkpoint
+from ckpt_tools.checkpoint import Checkpoint, read_ledger
 from ckpt_tools.container import member_source
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.holdings import Holding
@@ -33,6 +33,7 @@ def ledger(case: Case, plan: Plan, original: Holding) -> bytes:
         "verdict_before": str(plan.verdict),
         "expected": str(plan.expected),
         "resumes_at": plan.resumes_at,
+        "before": read_ledger(original.checkpoint),  # of the repair this file was made by, if it was
     }
     return json.dumps(content, indent=1).encode()
 

@@ -6,15 +6,18 @@ Weights come before the rest: the epoch goes with them. Each phase leaves the dr
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from ckpt_tools.checks.names import few
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
 from ckpt_tools.layouts import Part, Recognised
+from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
 from ckpt_tools.plans.donors import is_yaml, read_settings
-from ckpt_tools.plans.grafts import fitting, graft_args, graft_part, graft_weights, set_arguments
-from ckpt_tools.plans.model import Request
+from ckpt_tools.plans.grafts import fitting, graft_args, graft_part, graft_weights, refuse_task, set_arguments
+from ckpt_tools.plans.model import Outcome, Request
 from ckpt_tools.plans.salvage import reset_optimizer, salvage_rest, salvage_weights, use_sibling
 
 __all__ = ["NEIGHBOURS", "PHASES", "extends", "missing_parts"]
@@ -32,32 +35,53 @@ def extends(request: Request) -> bool:
     return any(asked) or "stripped" in request.cures
 
 
-def archive(case: Case, findings: list[Finding]) -> None:
+def container(case: Case, findings: list[Finding]) -> None:
     """The archive itself; where the object graph is lost, everything comes from elsewhere."""
+    alike: dict[str, list[Finding]] = {}
     for fact in findings:
         if fact.slug in REWRITTEN:
-            case.do(fact.slug, f"the archive is written anew: {fact.message}")
+            alike.setdefault(fact.slug, []).append(fact)
+    for slug, facts in alike.items():
+        more = f" (and {len(facts) - 1} more like this)" if len(facts) > 1 else ""
+        case.do(slug, f"the archive is written anew: {facts[0].message}{more}")
     _small_members(case)
     if case.wrapped:
         case.do("outer-zip", "the checkpoint is taken out of the zip archive around it")
-    container = case.holding.checkpoint.container
-    main = container.members.get("data.pkl") if container is not None else None
-    if main is not None and main.name in case.holding.wrong and not case.request.keep_corrupt:
-        use_sibling(case, "the object graph (data.pkl) does not match its checksum")
-    if not case.readable and not case.named.keys() & set(WEIGHTS):
-        use_sibling(case, "nothing of it can be read")
+    _object_graph(case)
     if not case.readable:
-        raise CkptError(
-            "nothing of it can be read, so there is no place for weights; start from a whole file of the run"
+        raise CkptError("nothing of it can be read, so there is no place for weights: start from a whole file")
+
+
+def _object_graph(case: Case) -> None:
+    """The pickle: not to be trusted where its checksum is wrong, and not whole where it ends early."""
+    checkpoint = case.holding.checkpoint
+    archive, pickle = checkpoint.container, checkpoint.pickle
+    main = archive.members.get("data.pkl") if archive is not None else None
+    if main is not None and main.whole and not case.holding.confirmed("data.pkl", main):
+        use_sibling(case, "the object graph (data.pkl) does not match its checksum")
+    elif not case.readable and not case.named.keys() & set(WEIGHTS):
+        use_sibling(case, "nothing of it can be read")
+    elif case.readable and pickle is not None and pickle.trouble is not None:
+        if case.found.layout.name in ("bare", "module", "part", "tensors", "none"):
+            use_sibling(case, f"the object graph ends early ({pickle.trouble})")
+            return
+        held = {part.path for part in case.found.parts if part.present}
+        other = next(iter(case.siblings), None)
+        lost = [part.path for part in other.found.parts if part.present and part.path not in held] if other else []
+        named = f": {few(lost)}" if lost else ", whatever it was"
+        case.do(
+            "pickle-cut", f"the object graph ends early ({pickle.trouble}), what came after is lost{named}", loss=True
         )
 
 
 def _small_members(case: Case) -> None:
     """Damaged members beside the storages: torch's own are written anew, others are left out."""
-    container = case.holding.checkpoint.container
-    for name, member in container.members.items() if container is not None else ():
-        if member.name in case.holding.wrong and not name.startswith("data/") and name != "data.pkl":
-            own = name in OWN_MEMBERS
+    archive = case.holding.checkpoint.container
+    for name, member in archive.members.items() if archive is not None else ():
+        if name.startswith("data/") or name == "data.pkl" or case.draft.sound(name, member):
+            continue
+        own = name in OWN_MEMBERS
+        if not own or member.whole:
             case.do("checksum-mismatch", f"member {name} is {'written anew' if own else 'left out'}", loss=not own)
             case.draft.edited = True
 
@@ -74,9 +98,11 @@ def arguments(case: Case, findings: list[Finding]) -> None:
         part = next(iter(donor.found.role("args")), None)
         if part is None:
             raise CkptError(f"{path} holds no training arguments; name an args.yaml")
+        refuse_task(case, dict_of(part.node), donor.name)
         place = case.path("args") or part.path
         case.put(place, case.draft.graft(part.node, donor.holding))
-        case.do("args", f"{place} from {path.name}", loss=True, consent=True)
+        case.record(replace(part, path=place), Outcome.DONOR, donor)
+        case.do("args", f"{place} from {donor.name}", loss=True, consent=True)
     case.settle()
 
 
@@ -95,6 +121,11 @@ def weights(case: Case, findings: list[Finding]) -> None:
 
 def parts(case: Case, findings: list[Finding]) -> None:
     """Other parts the user named."""
+    named = [role for role in PARTS if role in case.named]
+    if named and case.found.layout.name in ("bare", "module", "part", "tensors"):
+        other = case.named[named[0]].path
+        turned = f"ckpt repair {other} --model-from {case.original}"
+        raise CkptError(f"{case.name} is no training checkpoint a {named[0]} could go into; turn it round: `{turned}`")
     for role in PARTS:
         if role in case.named:
             graft_part(case, case.named[role], role, consent=True)
@@ -120,6 +151,10 @@ def afresh(case: Case, findings: list[Finding]) -> None:
     done = any(step.name == "reinit" for step in case.steps)
     if "optimizer" in case.request.reinit and not done:
         part = case.part("optimizer")
+        if part is not None and "optimizer" in case.request.settings and case.family == "ultralytics":
+            case.put(part.path, None)
+            case.settle()
+            part = None
         if part is not None and part.groups:
             reset_optimizer(case, part, consent=True)
         else:
@@ -160,5 +195,5 @@ def missing_parts(found: Recognised, other: Recognised) -> list[Part]:
 
 
 PHASES: tuple[Callable[[Case, list[Finding]], None], ...] = (
-    archive, weights, arguments, parts, settings, damage, gaps, afresh, by_name,
+    container, weights, arguments, parts, settings, damage, gaps, afresh, by_name,
 )  # fmt: skip

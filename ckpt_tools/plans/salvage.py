@@ -10,7 +10,7 @@ from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
-from ckpt_tools.plans.donors import Donor, misfit
+from ckpt_tools.plans.donors import Donor, aligned, misfit
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.edits import become, drop
 from ckpt_tools.plans.grafts import fitting, graft_part, graft_tensors, graft_weights
@@ -37,7 +37,7 @@ def salvage_rest(case: Case) -> None:
     for role, deal in OTHERS:
         for path in [part.path for part in case.found.role(role)]:
             part = next((part for part in case.found.role(role) if part.path == path), None)
-            hit = case.holding.hit_in(part) if part is not None else []
+            hit = _hit(case, path)
             if part is not None and hit:
                 deal(case, part, hit)
                 case.settle()
@@ -45,15 +45,21 @@ def salvage_rest(case: Case) -> None:
 
 
 def _hit(case: Case, path: str) -> list[str]:
+    """The lost tensors of a part; those that are kept as they are count until that is noted."""
     part = next((part for part in case.found.parts if part.path == path), None)
-    return case.holding.hit_in(part) if part is not None else []
+    if part is None or (case.request.keep_corrupt and path in case.records):
+        return []
+    lost = case.holding.hit_in(part)
+    if case.rebased is not None:
+        return lost
+    return lost or (case.hits.get(path, []) if case.request.keep_corrupt else [])
 
 
 def _weights(case: Case, part: Part, hit: list[str]) -> None:
-    if case.request.keep_corrupt:
+    if case.request.keep_corrupt and len(hit) < len(part.tensors):
         _keep(case, part, hit)
         return
-    if case.request.mix:
+    if case.request.mix and len(hit) < len(part.tensors):
         donor = next((donor for donor in case.nearest if not fitting(case, donor)), None)
         if donor is not None:
             graft_tensors(case, part, hit, donor, consent=True)
@@ -63,6 +69,8 @@ def _weights(case: Case, part: Part, hit: list[str]) -> None:
         if donor.verdict is Verdict.RESUMABLE and _same_save(case, part, donor) and donor.holding.intact:
             use_sibling(case, _lost(part, hit))
             return
+    if part.role == "ema" and not case.found.layout.module and _average(case, part):
+        return
     twin = twin_of(case, part)
     if twin is not None:
         replace_by_twin(case, part, twin)
@@ -73,6 +81,43 @@ def _weights(case: Case, part: Part, hit: list[str]) -> None:
     use_sibling(case, _lost(part, hit))
 
 
+def _average(case: Case, part: Part) -> bool:
+    """An average whose live weights are whole comes from a sibling, alone: training itself has lost nothing."""
+    if not any(other.role == "model" and not _hit(case, other.path) for other in case.found.weights):
+        return False
+    for donor in case.nearest:
+        if _lends(case, donor, part):
+            theirs = donor.part("ema", part.path)
+            assert theirs is not None
+            case.put(part.path, case.draft.graft(theirs.node, donor.lend(theirs)))
+            case.record(part, Outcome.DONOR, donor, part.tensors)
+            of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
+            case.do("average", f"{part.path} from {donor.name}{of}, the live weights are the file's own", loss=True)
+            case.settle()
+            return True
+    return _from_live(case, part)
+
+
+def _from_live(case: Case, part: Part) -> bool:
+    """Make the lost average from the live weights, where it has the same tensors under other names."""
+    for model in case.found.role("model"):
+        other = aligned(part.tensors, model.tensors)
+        names = [name for name in part.tensors if name in other]
+        rest = [name for name in part.tensors if name not in other and id(part.tensors[name].call) in case.holding.hit]
+        if rest or misfit(part, model) or _hit(case, model.path):
+            continue
+        for name in names:
+            become(part.tensors[name].call, other[name].call)
+        case.draft.edited = True
+        case.record(part, Outcome.DONOR, None, names)
+        case.records[part.path].donor = f"{case.name}: {model.path}"
+        text = f"{part.path} from the file's own {model.path}: live and averaged weights are close, not equal"
+        case.do("twin", text, loss=True)
+        case.settle()
+        return True
+    return False
+
+
 def _lost(part: Part, hit: list[str]) -> str:
     return f"{len(hit)} of {len(part.tensors)} tensors of {part.path} are lost ({few(hit)})"
 
@@ -81,7 +126,8 @@ def twin_of(case: Case, part: Part) -> Part | None:
     """The other set of weights of the file, where it is whole and of the same names and shapes."""
     for other in case.found.weights:
         same = other.form == part.form and (part.form != "module" or class_name(other.node) == class_name(part.node))
-        if other.path != part.path and same and not _hit(case, other.path) and not misfit(part, other):
+        whole = other.path != part.path and not _hit(case, other.path) and part.tensors.keys() == other.tensors.keys()
+        if same and whole and not misfit(part, other):
             return other
     return None
 
@@ -117,7 +163,9 @@ def use_sibling(case: Case, why: str) -> None:
         graft_weights(case, donor, case.weights.role, consent=False)
         case.settle()
         return
-    raise CkptError(f"{why}, and no other file here has them; name one with --model-from, or a folder with --from")
+    keep = "" if case.request.keep_corrupt or case.weights is None else ", or say --keep-corrupt"
+    help_ = f"name one with --model-from, a folder with --from{keep}"
+    raise CkptError(f"{why}, and no other file here has them; {help_}")
 
 
 def _furthest(case: Case) -> list[Donor]:
@@ -145,14 +193,14 @@ def rebase(case: Case, donor: Donor, why: str) -> None:
 
 def _optimizer(case: Case, part: Part, hit: list[str]) -> None:
     """A donor's whole optimizer before half of the file's own: momentum of one moment belongs together."""
-    if case.request.keep_corrupt:
+    if case.request.keep_corrupt and len(hit) < len(part.tensors):
         _keep(case, part, hit)
         return
     if "optimizer" in case.request.reinit:
         reset_optimizer(case, part, consent=True)
         return
     usable = [donor for donor in case.nearest if _lends(case, donor, part)]
-    if case.request.mix and usable:
+    if case.request.mix and usable and len(hit) < len(part.tensors):
         graft_tensors(case, part, hit, usable[0], consent=True)
         return
     if usable:
@@ -232,7 +280,7 @@ def reset_optimizer(case: Case, part: Part, *, consent: bool) -> None:
 
 def _small(case: Case, part: Part, hit: list[str]) -> None:
     """Scheduler, scaler, random state: from a sibling, else left out."""
-    if case.request.keep_corrupt:
+    if case.request.keep_corrupt and len(hit) < len(part.tensors):
         _keep(case, part, hit)
         return
     for donor in case.nearest:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import LEDGER, Checkpoint, open_checkpoint, read_checkpoint
+from ckpt_tools.checkpoint import CHECKPOINT_NAMES, LEDGER, Checkpoint, open_checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.container import MemberError, member_source
@@ -27,9 +27,8 @@ from ckpt_tools.plans.model import Plan, Request
 from ckpt_tools.plans.phases import NEIGHBOURS, PHASES, extends, missing_parts
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
-__all__ = ["CHECKPOINTS", "Repair", "choose_file", "plan_repair", "repaired_name"]
+__all__ = ["Repair", "choose_file", "plan_repair", "repaired_name"]
 
-CHECKPOINTS = (".pt", ".pth", ".ckpt")
 REPAIRED = ".repaired"
 MOST_SIBLINGS = 60
 MOST_ROUNDS = 12
@@ -69,12 +68,15 @@ class Repair:
         self.files.close()
 
 
-def choose_file(folders: list[Path]) -> Path:
-    """The newest damaged or incomplete ``last*.pt`` of the first folder that has one; raises ``CkptError`` without."""
+def choose_file(folders: list[Path], donors: Collection[Path] = ()) -> Path:
+    """The newest damaged or incomplete ``last*.pt`` of the first folder that has one, no donor among them.
+
+    Raises ``CkptError`` where there is none.
+    """
     for folder in folders:
         found: list[tuple[int, int, Path]] = []
         for path in checkpoints(folder):
-            if path.name.startswith("last"):
+            if path.name.startswith("last") and not any(os.path.samefile(path, donor) for donor in donors):
                 with open_checkpoint(path) as checkpoint:
                     report = verify_checkpoint(checkpoint, Context(), siblings=False)
                 if report.verdict in (Verdict.DAMAGED, Verdict.INCOMPLETE):
@@ -91,7 +93,7 @@ def checkpoints(folder: Path) -> Iterator[Path]:
         names = [
             Path(entry.path)
             for entry in os.scandir(folder)
-            if entry.is_file() and entry.name.lower().endswith(CHECKPOINTS) and REPAIRED not in entry.name
+            if entry.is_file() and entry.name.lower().endswith(CHECKPOINT_NAMES) and REPAIRED not in entry.name
         ]
     except OSError:
         return
@@ -99,9 +101,10 @@ def checkpoints(folder: Path) -> Iterator[Path]:
 
 
 def repaired_name(name: str) -> str:
-    """``last.pt`` becomes ``last.repaired.pt``."""
-    stem, _, suffix = name.rpartition(".")
-    return f"{stem}{REPAIRED}.{suffix}" if stem and suffix != "zip" else f"{stem or name}{REPAIRED}.pt"
+    """``last.pt`` becomes ``last.repaired.pt``, ``last.pth.tar`` ``last.repaired.pth.tar``."""
+    suffix = max((suffix for suffix in CHECKPOINT_NAMES if name.lower().endswith(suffix)), key=len, default="")
+    stem = name[: len(name) - len(suffix)] if suffix else name.removesuffix(".zip")
+    return f"{stem}{REPAIRED}{name[len(stem) :] if suffix else '.pt'}"
 
 
 def plan_repair(
@@ -123,6 +126,8 @@ def plan_repair(
     try:
         checkpoint = files.enter_context(open_checkpoint(path))
         wrapped = checkpoint.kind.name == "outer-zip"
+        if wrapped and output.resolve() == path.resolve():
+            raise CkptError(f"{path} is a zip archive; leave --in-place out, or name the checkpoint's place with -o")
         if wrapped:
             checkpoint = _unwrapped(checkpoint.source, path)
         content = scan_content(checkpoint, progress)
@@ -161,7 +166,7 @@ def _unwrapped(outer: Any, path: Path) -> Any:
     from ckpt_tools.container import read_zip
 
     members = read_zip(outer, lambda fact: None).members
-    inside = [member for name, member in members.items() if name.lower().endswith(CHECKPOINTS)]
+    inside = [member for name, member in members.items() if name.lower().endswith(CHECKPOINT_NAMES)]
     if len(inside) != 1:
         raise CkptError(f"{path} holds {len(inside)} checkpoints; unpack it and name one of them")
     try:
@@ -184,6 +189,9 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
     siblings = [donor for folder in folders for donor in _siblings(folder, mine, judge, files)]
     donors = {role: path for role, path in request.donors.items() if role != "args" or not is_yaml(path)}
     named = {role: Donor(path, judge, files) for role, path in donors.items()}
+    for donor in (*named.values(), *siblings):
+        if donor.path.name == mine.name:
+            donor.name = str(donor.path)
     draft = Draft(holding, keep_corrupt=request.keep_corrupt)
     case = Case(draft, request, Path(plan.file), Path(plan.output), report.target, named, siblings, wrapped=wrapped)
     try:
@@ -264,7 +272,7 @@ def _advice(case: Case, report: Report) -> list[str]:
     """What else the user may want to know: a better file, a run folder elsewhere."""
     advice = []
     here = case.found.epoch
-    if case.rebased is None and here is not None:
+    if case.rebased is None and here is not None and not case.request.edits:
         for donor in case.nearest:
             as_far = donor.epoch is not None and donor.epoch >= here
             if as_far and donor.verdict is Verdict.RESUMABLE and not fitting(case, donor):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
+from ckpt_tools.checkpoint import CHECKPOINT_NAMES, Checkpoint, open_checkpoint
 from ckpt_tools.checks.consistency import check_consistency
 from ckpt_tools.checks.content import Content, check_checksums, scan_content
 from ckpt_tools.checks.context import Context, Target
@@ -280,7 +280,7 @@ def _neighbours(path: str) -> list[tuple[str, int, int]]:
         folder = Path(path).parent
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.lower().endswith((".pt", ".pth", ".ckpt")) and entry.is_file():
+                if entry.name.lower().endswith(CHECKPOINT_NAMES) and entry.is_file():
                     status = entry.stat()
                     if not os.path.samefile(entry.path, path):
                         found.append((str(folder / entry.name), status.st_size, status.st_mtime_ns))

@@ -84,7 +84,7 @@ FITNESS = (
 def epoch_asked_for(case: Case) -> bool:
     """Store the epoch the user named, or the last one of a results.csv; whether one was given."""
     if case.request.epoch is not None:
-        case.set_epoch(case.request.epoch, "as asked for")
+        case.set_epoch(case.request.epoch, "as asked for", loss=True)
     elif case.request.results is not None:
         case.set_epoch(read_results(case.request.results), f"the last row of {case.request.results.name}")
     return case.request.epoch is not None or case.request.results is not None

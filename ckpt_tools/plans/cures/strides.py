@@ -7,7 +7,7 @@ from ckpt_tools.findings import CkptError
 from ckpt_tools.pickles import Call, Persistent
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.holdings import Bytes, checksum
-from ckpt_tools.source import BytesSource
+from ckpt_tools.source import MadeSource
 from ckpt_tools.tensors import TensorRef, contiguous_stride
 
 __all__ = ["make_contiguous"]
@@ -52,13 +52,17 @@ def _straighten(case: Case, container: Container, tensor: TensorRef) -> None:
     storage = call.args[0] if isinstance(call.args, tuple) and call.path in REBUILD else None
     if not isinstance(storage, Persistent) or tensor.storage is None:
         return
-    try:
-        raw = np.frombuffer(tensor_raw(container, tensor), f"V{tensor.dtype.size}")
-    except (KeyError, MemberError) as error:
-        raise CkptError(f"a tensor's bytes can't be read: {error}; repair the file first") from error
-    steps = tuple(step * tensor.dtype.size for step in tensor.stride)
-    view = np.lib.stride_tricks.as_strided(raw, tensor.shape, steps, writeable=False)
-    source = BytesSource(np.ascontiguousarray(view).tobytes())
+
+    def straight() -> bytes:
+        try:
+            raw = np.frombuffer(tensor_raw(container, tensor), f"V{tensor.dtype.size}")
+        except (KeyError, MemberError) as error:
+            raise CkptError(f"a tensor's bytes can't be read: {error}; repair the file first") from error
+        steps = tuple(step * tensor.dtype.size for step in tensor.stride)
+        view = np.lib.stride_tricks.as_strided(raw, tensor.shape, steps, writeable=False)
+        return np.ascontiguousarray(view).tobytes()
+
+    source = MadeSource(tensor.nbytes, straight)
     kind, location = storage.id[1], storage.id[3]
     made = Persistent(("storage", kind, "", location, tensor.numel), storage.position)
     case.draft.new_storage(made, Bytes(source, checksum(source), case.holding.content.peaks.get(tensor.storage.key)))
