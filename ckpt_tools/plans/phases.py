@@ -81,7 +81,7 @@ def _small_members(case: Case) -> None:
         if name.startswith("data/") or name == "data.pkl" or case.draft.sound(name, member):
             continue
         own = name in OWN_MEMBERS
-        if not own or member.whole:
+        if member.whole or (not own and member.size):  # a cut inside a header leaves a member of nothing
             case.do("checksum-mismatch", f"member {name} is {'written anew' if own else 'left out'}", loss=not own)
             case.draft.edited = True
 
