@@ -108,6 +108,7 @@ def arguments(case: Case, findings: list[Finding]) -> None:
 
 def weights(case: Case, findings: list[Finding]) -> None:
     """Weights the user named, lost ones, and a stripped file made resumable where the request is about that."""
+    _refuse_lone(case)
     for role in WEIGHTS:
         if role in case.named:
             graft_weights(case, case.named[role], role, consent=True)
@@ -119,13 +120,20 @@ def weights(case: Case, findings: list[Finding]) -> None:
         CURES["stripped"].mend(case)
 
 
+def _refuse_lone(case: Case) -> None:
+    """Weights alone, or an optimizer alone, have no place for another part: they are donors, not the file to mend."""
+    layout = case.found.layout.name
+    role = (
+        "model" if layout in ("bare", "module", "tensors") else next((part.role for part in case.found.parts), "model")
+    )
+    named = [donor for name, donor in case.named.items() if name in PARTS or layout == "part"]
+    if layout in ("bare", "module", "part", "tensors") and named:
+        turned = f"ckpt repair {named[0].path} --{role}-from {case.original}"
+        raise CkptError(f"{case.name} is a {role} alone, with no place for another part; turn it round: `{turned}`")
+
+
 def parts(case: Case, findings: list[Finding]) -> None:
     """Other parts the user named."""
-    named = [role for role in PARTS if role in case.named]
-    if named and case.found.layout.name in ("bare", "module", "part", "tensors"):
-        other = case.named[named[0]].path
-        turned = f"ckpt repair {other} --model-from {case.original}"
-        raise CkptError(f"{case.name} is no training checkpoint a {named[0]} could go into; turn it round: `{turned}`")
     for role in PARTS:
         if role in case.named:
             graft_part(case, case.named[role], role, consent=True)
