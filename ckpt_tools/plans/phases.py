@@ -129,9 +129,7 @@ def _refuse_lone(case: Case) -> None:
     named = [donor for name, donor in case.named.items() if name in PARTS or layout == "part"]
     if layout in ("bare", "module", "part", "tensors") and named:
         turned = f"ckpt repair {named[0].path} --{role}-from {case.original}"
-        raise CkptError(
-            f"{case.name} holds nothing but its {role}, there is no place in it for another part; turn it round: `{turned}`"
-        )
+        raise CkptError(f"{case.name} holds nothing but its {role}, no other part has a place there; try `{turned}`")
 
 
 def parts(case: Case, findings: list[Finding]) -> None:
