@@ -184,3 +184,21 @@ def test_weights_alone_are_turned_round(write: Write) -> None:
 def test_stripped_file_keeps_saying_so_without_a_word_about_it(write: Write) -> None:
     plan = planned(write(saved(stripped_checkpoint())), cures=("scaler-empty",), target="ultralytics==8.4.190")
     assert plan.expected is Verdict.FINISHED
+
+
+def test_damaged_sibling_of_the_same_epoch_does_not_end_the_search(write: Write) -> None:
+    """Its weights are hit like the file's own; an older file is whole."""
+    data = saved(ultralytics_checkpoint())
+    harmed = bytearray(data)
+    harmed[place_in(data, "data/0")] ^= 1
+    write(bytes(harmed), "epoch1.pt")
+    write(saved(ultralytics_checkpoint(epoch=0)), "epoch0.pt")
+    plan = planned(write(bytes(harmed)), target="ultralytics==8.4.190")
+    assert plan.refused is None
+    assert plan.resumes_at == 1
+    assert plan.needs_consent
+
+
+def test_refusal_names_the_file_to_mend_not_the_output(write: Write) -> None:
+    plan = planned(write(saved(plain_checkpoint(**{OPTIMIZER: None}))))
+    assert (plan.refused or "").startswith("last.pt has no optimizer")

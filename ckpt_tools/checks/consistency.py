@@ -36,13 +36,14 @@ def check_consistency(checkpoint: Checkpoint) -> Iterator[Finding]:
     yield from _optimizer_shapes(checkpoint)
 
 
+def plain_name(name: str) -> str:
+    """A tensor's name without the prefix of a wrapper."""
+    return name.removeprefix(next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""))
+
+
 def plain_names(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
-    """Tensors by their names without the prefixes of wrappers, and without counters of an average."""
-    found: dict[str, TensorRef] = {}
-    for name, tensor in tensors.items():
-        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
-        found[name[len(prefix) :]] = tensor
-    return found
+    """Tensors by their names without the prefixes of wrappers."""
+    return {plain_name(name): tensor for name, tensor in tensors.items()}
 
 
 def _ema_against_model(models: list[Part], averages: list[Part]) -> Iterator[Finding]:

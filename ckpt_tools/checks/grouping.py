@@ -8,7 +8,7 @@ from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.consistency import SHAPED_STATE
 from ckpt_tools.checks.context import Context, Target, release
 from ckpt_tools.checks.machine import installed_packages
-from ckpt_tools.checks.names import few
+from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Group, Part, Recognised
 from ckpt_tools.layouts.parts import dict_of, plain
@@ -132,13 +132,9 @@ def _shapes(
             for label, node in state.get(key, {}).items():
                 tensor = checkpoint.tensors.get(id(node))
                 if tensor is not None and param is not None and label in SHAPED_STATE and tensor.shape != param.shape:
-                    wrong.append(f"{name} {label} {_shape(tensor.shape)} for {_shape(param.shape)}")
+                    wrong.append(f"{name} {label} {shape_text(tensor.shape)} for {shape_text(param.shape)}")
     if wrong:
         yield finding("optimizer-shape", part.path, tensors=few(wrong))
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def _arguments(found: Recognised, context: Context) -> Iterator[Finding]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.layouts.parts import flatten
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["TensorNames", "few"]
+__all__ = ["TensorNames", "few", "shape_text"]
 
 MOST_NAMED = 3
 
@@ -23,7 +23,7 @@ class TensorNames:
     def of(self, tensor: TensorRef) -> str:
         if self._names is None:
             self._names = self._collect()
-        return self._names.get(id(tensor), f"tensor {'x'.join(map(str, tensor.shape)) or 'scalar'}")
+        return self._names.get(id(tensor), f"tensor {shape_text(tensor.shape)}")
 
     def _collect(self) -> dict[int, str]:
         names: dict[int, str] = {}
@@ -41,3 +41,8 @@ def few(names: Iterable[str], most: int = MOST_NAMED) -> str:
     listed = list(dict.fromkeys(names))
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """``8x3x3x3``, or ``scalar``."""
+    return "x".join(map(str, shape)) or "scalar"

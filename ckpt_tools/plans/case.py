@@ -70,7 +70,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        return Path(self.holding.checkpoint.source.name).name
+        """What to call the file to mend, also when the draft already bears the name of the output."""
+        return self.original.name
 
     @property
     def readable(self) -> bool:
@@ -86,6 +87,16 @@ class Case:
     def version(self) -> tuple[int, ...]:
         """The release that wrote the file; that of the target where it does not say."""
         return release(self.found.version or (self.target.version if self.target else None))
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The release that is to resume; empty where none is named or installed."""
+        return release(self.target.version if self.target else None)
+
+    def at(self, path: str, role: str = "") -> Part | None:
+        """The part at a path, where there is one (of that role)."""
+        parts = self.found.role(role) if role else self.found.parts
+        return next((part for part in parts if part.path == path), None)
 
     def part(self, role: str) -> Part | None:
         return next(iter(self.found.role(role)), None)
@@ -188,3 +199,9 @@ class Case:
         here = self.found.epoch if self.found.epoch is not None and self.found.epoch >= 0 else 1 << 30
         alike = [donor for donor in self.siblings if donor.layout == self.family]
         return sorted(alike, key=lambda donor: abs((donor.epoch if donor.epoch is not None else -1) - here))
+
+    @property
+    def furthest(self) -> list[Donor]:
+        """Siblings of the same layout (all, where this file has no weights to tell by), the longest trained first."""
+        alike = [donor for donor in self.siblings if self.weights is None or donor.layout == self.family]
+        return sorted(alike, key=lambda donor: -(donor.epoch if donor.epoch is not None else -1))

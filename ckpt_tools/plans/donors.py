@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger
-from ckpt_tools.checks.consistency import plain_names
+from ckpt_tools.checks.consistency import plain_name, plain_names
 from ckpt_tools.checks.content import scan_content
-from ckpt_tools.checks.names import few
+from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.findings import CkptError, Verdict, decide
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import dict_of, plain
@@ -50,6 +50,11 @@ class Donor:
             self.epoch = known if known is not None else trained_epoch(found, path)  # of a stripped file: its results
             self.repaired = read_ledger(checkpoint) is not None
             self.verdict = judge(checkpoint)
+
+    @property
+    def dated(self) -> str:
+        """Its name, with the epoch it got to where that is known."""
+        return self.name if self.epoch is None else f"{self.name} (epoch {self.epoch})"
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -93,12 +98,8 @@ def aligned(ours: Mapping[str, TensorRef], theirs: Mapping[str, TensorRef]) -> d
             other = {name.removeprefix(WRAPPED): tensor for name, tensor in other.items()}
         elif all(name.startswith(WRAPPED) for name in mine):
             other = {WRAPPED + name: tensor for name, tensor in other.items()}
-    spelling = {plain: own for own, plain in zip(ours, _plain_spellings(ours))}
+    spelling = {plain_name(own): own for own in ours}
     return {spelling.get(name, name): tensor for name, tensor in other.items()}
-
-
-def _plain_spellings(names: Iterable[str]) -> list[str]:
-    return [next(iter(plain_names({name: None}))) for name in names]  # type: ignore[dict-item]
 
 
 def misfit(ours: Part, theirs: Part) -> str:
@@ -112,17 +113,13 @@ def misfit(ours: Part, theirs: Part) -> str:
         return f"it also has {few(extra)}"
     shapes = [n for n, t in ours.tensors.items() if n in other and other[n].shape != t.shape]
     if shapes:
-        name = shapes[0]
-        return f"the shapes of {few(shapes)} differ ({_shape(other[name])} for {_shape(ours.tensors[name])})"
+        given, own = (shape_text(held[shapes[0]].shape) for held in (other, ours.tensors))
+        return f"the shapes of {few(shapes)} differ ({given} for {own})"
     kinds = [n for n, t in ours.tensors.items() if n in other and t.dtype.floating != other[n].dtype.floating]
     if kinds:
         name = kinds[0]
         return f"the types of {few(kinds)} differ ({other[name].dtype} for {ours.tensors[name].dtype})"
     return ""
-
-
-def _shape(tensor: TensorRef) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def trained_epoch(found: Recognised, path: Path) -> int | None:

@@ -113,7 +113,7 @@ class Draft:
 
         def member(name: str) -> NewMember:
             if name in kept:
-                return self._copied(f"{root}/{name}", kept[name])
+                return self._copied(root, name, kept[name])
             return _new(f"{root}/{name}", small[name])
 
         front = [name for name in BEFORE if name in kept or not kept.keys() & BEFORE.keys()]
@@ -145,9 +145,9 @@ class Draft:
         """Whether a member (``name`` below the root) is whole, and its bytes are what its checksum says."""
         return member.whole and self.holding.confirmed(name, member)
 
-    def _copied(self, name: str, member: Member) -> NewMember:
+    def _copied(self, root: str, name: str, member: Member) -> NewMember:
         source = member_source(self.checkpoint.source, member)
-        return NewMember(name, source, checksum(source))
+        return NewMember(f"{root}/{name}", source, self.holding.content.checksums[name])
 
 
 def _new(name: str, data: bytes) -> NewMember:
@@ -216,7 +216,7 @@ class _Storages:
                 and self.draft.sound(f"data/{key}", member)
             ):
                 source = member_source(container.source, member)
-                self.found[key] = Bytes(source, checksum(source))
+                self.found[key] = Bytes(source, self.draft.holding.content.checksums[f"data/{key}"])
 
     def sort(self) -> None:
         """The file's own storages in the order of the file, then the others."""

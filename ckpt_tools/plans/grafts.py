@@ -58,11 +58,9 @@ def graft_weights(case: Case, donor: Donor, role: str, *, consent: bool) -> None
         for name, tensor in ours.tensors.items():
             _replace(case, tensor, other[name], holding)
     case.record(ours or theirs, Outcome.DONOR, donor, theirs.tensors)
+    case.do("weights", f"{path} from {donor.dated}", loss=True, consent=consent)
     if donor.epoch is not None:
-        case.do("weights", f"{path} from {donor.name} (epoch {donor.epoch})", loss=True, consent=consent)
         case.set_epoch(donor.epoch, f"the epoch {donor.name}'s weights are of")
-    else:
-        case.do("weights", f"{path} from {donor.name}", loss=True, consent=consent)
 
 
 def graft_tensors(case: Case, part: Part, names: list[str], donor: Donor, *, consent: bool) -> None:
@@ -78,8 +76,7 @@ def graft_tensors(case: Case, part: Part, names: list[str], donor: Donor, *, con
         _replace(case, part.tensors[name], other[name], holding)
     case.record(part, Outcome.SALVAGED, donor, names)
     count = f"{len(names)} of {len(part.tensors)} tensors of {part.path}"
-    of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
-    text = f"{count} from {donor.name}{of}, mixed with the file's own: {few(names)}"
+    text = f"{count} from {donor.dated}, mixed with the file's own: {few(names)}"
     case.do("mix", text, loss=True, consent=consent)
 
 
@@ -145,8 +142,7 @@ def graft_part(
         taken = [((case.path(role) if single else "") or p.path, p.node, [p]) for p in held if p is not None]
     for path, node, theirs in taken:
         _graft_at(case, donor, role, path, node, theirs)
-        of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
-        case.do(role, f"{path} from {donor.name}{of}", loss=loss, consent=consent)
+        case.do(role, f"{path} from {donor.dated}", loss=loss, consent=consent)
         if role == "scheduler":
             _scheduler_position(case, donor, path)
     if role == "optimizer":
@@ -155,7 +151,7 @@ def graft_part(
 
 def _graft_at(case: Case, donor: Donor, role: str, path: str, node: Node, theirs: list[Part]) -> None:
     """Put a donor's node at a path, and note it for every part in it."""
-    before = next((part for part in case.found.role(role) if part.path == path), None)
+    before = case.at(path, role)
     if role == "optimizer" and before is not None and case.family != "ultralytics":
         ours, other = optimizer_kind(before), optimizer_kind(theirs[0])
         if ours is not None and other is not None and ours != other:
@@ -270,7 +266,7 @@ def set_arguments(case: Case, settings: Mapping[str, Any]) -> None:
         if key == "epochs" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise CkptError(f"--set epochs={value}: not a number of epochs; write e.g. --set epochs=200")
         if case.family == "ultralytics":
-            version = release(case.target.version if case.target else None) or case.version
+            version = case.wanted or case.version
             bad = refused_arguments({key: value}, version)
             if bad and key != "optimizer":
                 raise CkptError(f"--set {key}={value}: ultralytics would refuse it ({bad[0]}); check name and value")

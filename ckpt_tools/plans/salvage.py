@@ -36,8 +36,7 @@ def salvage_rest(case: Case) -> None:
     """Deal with every other part that has lost bytes."""
     for role, deal in OTHERS:
         for path in [part.path for part in case.found.role(role)]:
-            part = next((part for part in case.found.role(role) if part.path == path), None)
-            hit = _hit(case, path)
+            part, hit = case.at(path, role), _hit(case, path)
             if part is not None and hit:
                 deal(case, part, hit)
                 case.settle()
@@ -46,7 +45,7 @@ def salvage_rest(case: Case) -> None:
 
 def _hit(case: Case, path: str) -> list[str]:
     """The lost tensors of a part; those that are kept as they are count until that is noted."""
-    part = next((part for part in case.found.parts if part.path == path), None)
+    part = case.at(path)
     if part is None or (case.request.keep_corrupt and path in case.records):
         return []
     lost = case.holding.hit_in(part)
@@ -66,7 +65,8 @@ def _weights(case: Case, part: Part, hit: list[str]) -> None:
             case.settle()
             return
     for donor in case.nearest:
-        if donor.verdict is Verdict.RESUMABLE and _same_save(case, part, donor) and donor.holding.intact:
+        alike = donor.verdict is Verdict.RESUMABLE and _lends(case, donor, part) and _same_save(case, part, donor)
+        if alike and donor.holding.intact:
             use_sibling(case, _lost(part, hit))
             return
     if part.role == "ema" and not case.found.layout.module and _average(case, part):
@@ -91,8 +91,7 @@ def _average(case: Case, part: Part) -> bool:
             assert theirs is not None
             case.put(part.path, case.draft.graft(theirs.node, donor.lend(theirs)))
             case.record(part, Outcome.DONOR, donor, part.tensors)
-            of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
-            case.do("average", f"{part.path} from {donor.name}{of}, the live weights are the file's own", loss=True)
+            case.do("average", f"{part.path} from {donor.dated}, the live weights are the file's own", loss=True)
             case.settle()
             return True
     return _from_live(case, part)
@@ -109,11 +108,7 @@ def _from_live(case: Case, part: Part) -> bool:
         for name in names:
             become(part.tensors[name].call, other[name].call)
         case.draft.edited = True
-        case.record(part, Outcome.DONOR, None, names)
-        case.records[part.path].donor = f"{case.name}: {model.path}"
-        text = f"{part.path} from the file's own {model.path}: live and averaged weights are close, not equal"
-        case.do("twin", text, loss=True)
-        case.settle()
+        _note_twin(case, part, model, names)
         return True
     return False
 
@@ -135,7 +130,11 @@ def twin_of(case: Case, part: Part) -> Part | None:
 def replace_by_twin(case: Case, part: Part, twin: Part) -> None:
     """Use one set of weights for both: average and live weights are close, not equal."""
     case.put(part.path, twin.node)
-    case.record(part, Outcome.DONOR, None, part.tensors)
+    _note_twin(case, part, twin, part.tensors)
+
+
+def _note_twin(case: Case, part: Part, twin: Part, names: Iterable[str]) -> None:
+    case.record(part, Outcome.DONOR, None, names)
     case.records[part.path].donor = f"{case.name}: {twin.path}"
     text = f"{part.path} from the file's own {twin.path}: live and averaged weights are close, not equal"
     case.do("twin", text, loss=True)
@@ -150,11 +149,11 @@ def _keep(case: Case, part: Part, hit: list[str]) -> None:
 
 def use_sibling(case: Case, why: str) -> None:
     """Go on from a sibling: entirely where one can be resumed, else with its weights; else say what would help."""
-    for donor in _furthest(case):
-        if donor.verdict is Verdict.RESUMABLE and not _misfits(case, donor) and donor.holding.intact:
+    for donor in case.furthest:
+        if donor.verdict is Verdict.RESUMABLE and not fitting(case, donor) and donor.holding.intact:
             rebase(case, donor, why)
             return
-    for donor in _furthest(case):
+    for donor in case.furthest:
         theirs = donor.part("ema")
         if theirs is None or case.weights is None or fitting(case, donor) or donor.holding.hit_in(theirs):
             continue
@@ -168,15 +167,6 @@ def use_sibling(case: Case, why: str) -> None:
     raise CkptError(f"{why}, and no other file here has them; {help_}")
 
 
-def _furthest(case: Case) -> list[Donor]:
-    alike = [donor for donor in case.siblings if case.weights is None or donor.layout == case.family]
-    return sorted(alike, key=lambda donor: -(donor.epoch if donor.epoch is not None else -1))
-
-
-def _misfits(case: Case, donor: Donor) -> str:
-    return fitting(case, donor) if case.readable else ""
-
-
 def rebase(case: Case, donor: Donor, why: str) -> None:
     """Put the whole of a sibling in the file's place; nothing is lost where it is of the very same save."""
     parts = [part for part in case.found.parts if part.tensors] if case.readable else []
@@ -184,9 +174,8 @@ def rebase(case: Case, donor: Donor, why: str) -> None:
     case.draft = Draft(donor.holding, keep_corrupt=case.draft.keep_corrupt)
     case.rebased = donor
     case.records.clear()
-    of = f" (epoch {donor.epoch})" if donor.epoch is not None else ""
-    of += ", which is of the same save" if same else ""
-    case.do("sibling", f"{why}: everything from {donor.name}{of}", loss=not same)
+    of = ", which is of the same save" if same else ""
+    case.do("sibling", f"{why}: everything from {donor.dated}{of}", loss=not same)
     case.advice.append(f"{donor.name} is the better checkpoint and whole: resume from it as it is, no repair is needed")
     case.settle()
 

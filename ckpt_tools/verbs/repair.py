@@ -13,7 +13,7 @@ from typing import Any
 from ckpt_tools.checkpoint import CHECKPOINT_NAMES, LEDGER, Checkpoint, open_checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
-from ckpt_tools.container import MemberError, member_source
+from ckpt_tools.container import MemberError, member_source, read_zip
 from ckpt_tools.findings import CkptError, Verdict
 from ckpt_tools.plans.apply import apply_archive, backup_name, check_place
 from ckpt_tools.plans.case import Case
@@ -25,7 +25,7 @@ from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request
 from ckpt_tools.plans.phases import NEIGHBOURS, PHASES, extends, missing_parts
-from ckpt_tools.verbs.verify import Report, verify_checkpoint
+from ckpt_tools.verbs.verify import Report, checkpoints_in, verify_checkpoint
 
 __all__ = ["Repair", "choose_file", "plan_repair", "repaired_name"]
 
@@ -87,17 +87,9 @@ def choose_file(folders: list[Path], donors: Collection[Path] = ()) -> Path:
     raise CkptError(f"there is no damaged or incomplete last*.pt in {where}; name the file to repair")
 
 
-def checkpoints(folder: Path) -> Iterator[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first; what a repair wrote is never taken for an original."""
-    try:
-        names = [
-            Path(entry.path)
-            for entry in os.scandir(folder)
-            if entry.is_file() and entry.name.lower().endswith(CHECKPOINT_NAMES) and REPAIRED not in entry.name
-        ]
-    except OSError:
-        return
-    yield from sorted(names, key=lambda path: (-path.stat().st_mtime_ns, path.name))[:MOST_SIBLINGS]
+    return [path for path, _ in checkpoints_in(folder) if REPAIRED not in path.name][:MOST_SIBLINGS]
 
 
 def repaired_name(name: str) -> str:
@@ -154,7 +146,7 @@ def _lacks(checkpoint: Checkpoint, path: Path) -> bool:
     found = checkpoint.recognised
     if found is None or found.layout.name != "plain":
         return False
-    for other in list(checkpoints(path.parent))[:NEIGHBOURS]:
+    for other in checkpoints(path.parent)[:NEIGHBOURS]:
         with contextlib.suppress(CkptError), open_checkpoint(other) as beside:
             if beside.recognised is not None and missing_parts(found, beside.recognised):
                 return True
@@ -163,8 +155,6 @@ def _lacks(checkpoint: Checkpoint, path: Path) -> bool:
 
 def _unwrapped(outer: Any, path: Path) -> Any:
     """The checkpoint inside a zip archive; raises ``CkptError`` where there is not exactly one."""
-    from ckpt_tools.container import read_zip
-
     members = read_zip(outer, lambda fact: None).members
     inside = [member for name, member in members.items() if name.lower().endswith(CHECKPOINT_NAMES)]
     if len(inside) != 1:

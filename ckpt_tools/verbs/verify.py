@@ -25,7 +25,7 @@ from ckpt_tools.checks.training import check_training, is_weights
 from ckpt_tools.findings import CkptError, Finding, Verdict, decide, finding
 from ckpt_tools.source import FileSource
 
-__all__ = ["Report", "parse_target", "verify", "verify_checkpoint"]
+__all__ = ["Report", "checkpoints_in", "parse_target", "verify", "verify_checkpoint"]
 
 ATTEMPTS = 3  # readings of a file that keeps changing
 PAUSE = 0.3  # seconds before the second reading; twice that before the third
@@ -273,20 +273,26 @@ def _name_sibling(report: Report, context: Context) -> None:
         report.findings.append(finding("sibling", name=Path(best[1]).name, epoch=shown, remedy=remedy))
 
 
-def _neighbours(path: str) -> list[tuple[str, int, int]]:
-    """Path, size and time of the newest other checkpoints in the folder."""
-    found: list[tuple[str, int, int]] = []
+def checkpoints_in(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    """The checkpoints directly in a folder with their status, the newest first; none where it can't be read."""
+    found: list[tuple[Path, os.stat_result]] = []
     try:
-        folder = Path(path).parent
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.lower().endswith(CHECKPOINT_NAMES) and entry.is_file():
-                    status = entry.stat()
-                    if not os.path.samefile(entry.path, path):
-                        found.append((str(folder / entry.name), status.st_size, status.st_mtime_ns))
+                    found.append((folder / entry.name, entry.stat()))
     except OSError:
         return []
-    return sorted(found, key=lambda item: (-item[2], item[0]))[:MOST_SIBLINGS]
+    return sorted(found, key=lambda item: (-item[1].st_mtime_ns, item[0].name))
+
+
+def _neighbours(path: str) -> list[tuple[str, int, int]]:
+    """Path, size and time of the newest other checkpoints in the folder."""
+    try:
+        beside = [item for item in checkpoints_in(Path(path).parent) if not os.path.samefile(item[0], path)]
+    except OSError:
+        return []
+    return [(str(other), status.st_size, status.st_mtime_ns) for other, status in beside[:MOST_SIBLINGS]]
 
 
 @functools.lru_cache(maxsize=1024)

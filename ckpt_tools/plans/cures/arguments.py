@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckpt_tools.checks.context import release
 from ckpt_tools.checks.names import few
 from ckpt_tools.layouts.parts import plain
 from ckpt_tools.layouts.ultralytics import accepted_spelling, group_rules, refused_arguments
@@ -17,7 +16,7 @@ __all__ = ["args_refused", "save_dir"]
 
 def args_refused(case: Case) -> None:
     """Translate the saved arguments the target renamed; drop those it refuses, which then have its default."""
-    version = release(case.target.version if case.target else None)
+    version = case.wanted
     path = case.path("args")
     named = case.target is not None and case.target.source == "flag"
     dropped, translated = [], []

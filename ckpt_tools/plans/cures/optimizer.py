@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ckpt_tools.checks.context import release
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.checks.values import underflowed_states
@@ -32,7 +31,7 @@ __all__ = [
 def group_order(case: Case) -> None:
     """Bring the parameter groups into the target's order, each state on its own parameter."""
     part = case.part("optimizer")
-    wanted = release(case.target.version if case.target else None)
+    wanted = case.wanted
     if part is None or not wanted or not case.layers:
         return
     made = rearranged(part, case.layers, case.version, wanted)
@@ -108,7 +107,7 @@ def make_optimizer(case: Case, *, consent: bool) -> None:
         why = f"{case.name} has no optimizer, and how its script groups the parameters can't be known"
         raise CkptError(f"{why}; name a file of the same run with --optimizer-from")
     kind = _kind_to_make(case)
-    version = release(case.target.version if case.target else None) or case.version
+    version = case.wanted or case.version
     made = fresh(case.layers, version, kind, case.found.args)
     case.put("optimizer", made)
     if case.version != version and case.target is not None:
@@ -128,9 +127,10 @@ def _groups_of(case: Case, donor: Donor, *, consent: bool) -> None:
     case.steps.pop()
     case.settle()
     for path in [part.path for part in case.found.role("optimizer")]:
-        part = next(part for part in case.found.role("optimizer") if part.path == path)
+        part = case.at(path, "optimizer")
         case.records.pop(path, None)
-        reset_optimizer(case, part, consent=consent)
+        if part is not None:
+            reset_optimizer(case, part, consent=consent)
     case.do("groups", f"parameter groups and their settings as in {donor.name}", consent=True)
 
 
@@ -157,7 +157,7 @@ def _kind_to_make(case: Case) -> str:
 def optimizer_misfit(case: Case) -> None:
     """An optimizer that does not fit its model: one that does, from a sibling, else a fresh one."""
     part = case.part("optimizer")
-    wanted = release(case.target.version if case.target else None)
+    wanted = case.wanted
     made = rearranged(part, case.layers, case.version, wanted) if part is not None and case.layers and wanted else None
     sizes = [len(group.params) for group in part.groups] if part is not None else []
     if made is not None and [len(group["params"]) for group in made[0]["param_groups"]] != sizes:
@@ -190,10 +190,11 @@ def initial_lr(case: Case) -> None:
     least = min((rate for rate in rates if isinstance(rate, (int, float)) and rate > 0), default=0)
     for group, current in zip(groups if isinstance(groups, list) else [], rates):
         factor = round(current / least) if isinstance(current, (int, float)) and least else 1
+        began = rate * (factor if factor in (1, 3) else 1)
         if isinstance(group, dict):
-            group.setdefault("initial_lr", rate * (factor if factor in (1, 3) else 1))
+            group.setdefault("initial_lr", began)
         elif isinstance(group, Call) and "initial_lr" not in dict(pairs_of(group)):
-            group.pairs = [*pairs_of(group), ("initial_lr", rate * (factor if factor in (1, 3) else 1))]
+            group.pairs = [*pairs_of(group), ("initial_lr", began)]
     case.draft.edited = True
     case.record(part, Outcome.EDITED)
     case.do("no-initial-lr", f"initial_lr {rate:g} in every parameter group (the saved lr0)")

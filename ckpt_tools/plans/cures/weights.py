@@ -30,7 +30,7 @@ def non_finite(case: Case) -> None:
         if twin is not None and not nonfinite_tensors(checkpoint, content, twin):
             replace_by_twin(case, part, twin)
             return
-        for donor in sorted(case.nearest, key=lambda donor: -(donor.epoch or 0)):
+        for donor in case.furthest:
             theirs = donor.part(part.role)
             sound = theirs is not None and not nonfinite_tensors(donor.checkpoint, donor.holding.content, theirs)
             if sound and not fitting(case, donor) and donor.holding.intact and donor.part("optimizer") is not None:
