@@ -26,8 +26,9 @@ from damage import cut
 from hostile_samples import SAMPLES
 
 import ckpt_tools
+from ckpt_tools.layouts.values import value_of
 from ckpt_tools.pickles import Call, GlobalRef
-from ckpt_tools.verbs.inspect import globals_table, overview, select_tensors, tree, value_of
+from ckpt_tools.verbs.inspect import globals_table, overview, select_tensors, tree
 
 
 def looked_at(content: Any, write: Write) -> dict[str, Any]:

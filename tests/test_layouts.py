@@ -11,7 +11,8 @@ from conftest import Write
 import ckpt_tools
 from ckpt_tools.api import OpenCheckpoint
 from ckpt_tools.layouts import LAYOUTS, layout_named
-from ckpt_tools.layouts.ultralytics import group_rules, refused_arguments, resume_rules
+from ckpt_tools.layouts.arguments import refused_arguments
+from ckpt_tools.layouts.ultralytics import group_rules, resume_rules
 
 MODEL = weights()
 OPTIMIZER = optimizer_of(MODEL)

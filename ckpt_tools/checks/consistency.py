@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.names import few
@@ -14,12 +14,13 @@ from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import Layer, class_name
 
-__all__ = ["check_consistency", "trainable"]
+__all__ = ["check_consistency", "head_classes", "spelled_as", "trainable"]
 
 # State tensors that have their parameter's shape (torch/optim/*.py, torch 2.14). Others are scalars or factored.
 SHAPED_STATE = frozenset({"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg",
                           "acc_delta", "sum", "exp_inf", "prev", "ax"})  # fmt: skip
 LOW_RANK = frozenset({"rank", "proj_type", "update_proj_gap"})  # GaLore
+MOST_LEADING = 4  # parts of names left out to match those of another file
 NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked", "n_averaged")
 
 
@@ -44,6 +45,56 @@ def plain_name(name: str) -> str:
 def plain_names(tensors: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     """Tensors by their names without the prefixes of wrappers."""
     return {plain_name(name): tensor for name, tensor in tensors.items()}
+
+
+def spelled_as(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
+    """Their names of tensors, each with our spelling of it; one without a counterpart comes without its wrapper.
+
+    Prefixes of wrappers, on either side, count for nothing, and neither do leading parts that most names of one side
+    have in common, where the names are strangers otherwise (``model.0.bias`` for ``0.bias``). No two become one.
+    """
+    mine, other = _unwrapped(ours), _unwrapped(theirs)
+    if not mine.keys() & other.keys():
+        fits = max(_respelled(mine, other), key=_common)
+        mine, other = fits if _common(fits) * 2 >= min(len(mine), len(other)) else (mine, other)
+    spelling = {own: mine.get(name, name) for name, own in other.items()}
+    return spelling if len(set(spelling.values())) == len(spelling) else {name: name for name in spelling}
+
+
+def _unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """What names are without wrappers, with the names; where two would be one, they stay as they are."""
+    listed = {name: name for name in names}
+    plain = {plain_name(name): name for name in listed}
+    return plain if len(plain) == len(listed) else listed
+
+
+def _without(names: dict[str, str], prefix: str) -> dict[str, str]:
+    shortened = {name.removeprefix(prefix): own for name, own in names.items()}
+    return shortened if len(shortened) == len(names) else names
+
+
+def _common(pair: tuple[dict[str, str], dict[str, str]]) -> int:
+    return len(pair[0].keys() & pair[1].keys())
+
+
+def _respelled(mine: dict[str, str], other: dict[str, str]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Both sets of names as they are, then with leading parts left out of theirs, then of ours."""
+    yield mine, other
+    for prefix in _leading(other):
+        yield mine, _without(other, prefix)
+    for prefix in _leading(mine):
+        yield _without(mine, prefix), other
+
+
+def _leading(names: Iterable[str]) -> Iterator[str]:
+    """The leading parts most names have in common, the shortest first."""
+    split = [name.split(".") for name in names]
+    for depth in range(1, MOST_LEADING + 1):
+        counts = Counter(".".join(parts[:depth]) for parts in split if len(parts) > depth)
+        prefix, count = counts.most_common(1)[0] if counts else ("", 0)
+        if count * 2 <= len(split):
+            return
+        yield prefix + "."
 
 
 def _ema_against_model(models: list[Part], averages: list[Part]) -> Iterator[Finding]:
@@ -178,7 +229,7 @@ def _classes(layers: list[Layer], part: Part) -> Iterator[Finding]:
     """``nc`` and ``names`` against the width of the head's last layers (YOLO families)."""
     root = layers[0].attributes
     names, count = dict_of(root.get("names")) or root.get("names"), root.get("nc")
-    head = _head_classes(layers)
+    head = head_classes(layers)
     if head is None:
         return
     listed = len(names) if isinstance(names, (dict, list, tuple)) and names else None
@@ -188,7 +239,7 @@ def _classes(layers: list[Layer], part: Part) -> Iterator[Finding]:
         yield finding("class-names", part.path, head=head, count=listed)
 
 
-def _head_classes(layers: list[Layer]) -> int | None:
+def head_classes(layers: list[Layer]) -> int | None:
     """How many classes the head's weights predict; ``None`` where the head is not one we know.
 
     ultralytics 8.x: the last convolution of each branch of ``cv3`` has ``nc`` channels, Classify's ``linear`` has

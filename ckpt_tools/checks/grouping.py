@@ -11,8 +11,9 @@ from ckpt_tools.checks.machine import installed_packages
 from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Group, Part, Recognised
+from ckpt_tools.layouts.arguments import refused_arguments
 from ckpt_tools.layouts.parts import dict_of, plain
-from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, refused_arguments, structures
+from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, structures
 from ckpt_tools.tensors.modules import Layer
 
 __all__ = ["check_target"]

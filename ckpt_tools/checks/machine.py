@@ -17,7 +17,7 @@ from ckpt_tools.checks.context import Context
 from ckpt_tools.checks.names import few
 from ckpt_tools.findings import Finding, finding
 
-__all__ = ["check_machine", "check_save_dir", "installed_packages", "installed_version"]
+__all__ = ["check_machine", "check_save_dir", "installed_packages", "installed_version", "missing_device"]
 
 SAVES_AT_ONCE = 3  # last.pt, best.pt and epochN.pt
 PROBE = """
@@ -181,18 +181,20 @@ def _model_classes(checkpoint: Checkpoint) -> int | None:
 
 
 def _device(device: Any) -> Iterator[Finding]:
-    """A saved CUDA device needs that many; they are counted without asking torch."""
-    wanted = (
-        [int(number) for number in re.findall(r"\d{1,4}", str(device)[:100])]
-        if device not in (None, "", "cpu", "mps")
-        else []
-    )
-    if isinstance(device, (str, int, list)) and wanted and "cpu" not in str(device):
-        present = _cuda_devices()
-        if max(wanted) >= present:
-            yield finding("device-missing", "train_args.device", device=str(device))
-    if device == "mps" and sys.platform != "darwin":
-        yield finding("device-missing", "train_args.device", device="mps")
+    """A saved device needs to be there."""
+    missing = missing_device(device)
+    if missing:
+        yield finding("device-missing", "train_args.device", device=missing)
+
+
+def missing_device(device: Any) -> str:
+    """A ``device`` argument this machine can't serve, as text; empty for one it can. Torch is not asked."""
+    if device == "mps":
+        return "mps" if sys.platform != "darwin" else ""
+    if not isinstance(device, (str, int, list)) or isinstance(device, bool) or "cpu" in str(device):
+        return ""
+    wanted = [int(number) for number in re.findall(r"(?<![-\d])\d{1,4}", str(device)[:100])]
+    return str(device) if wanted and max(wanted) >= _cuda_devices() else ""
 
 
 def _cuda_devices() -> int:

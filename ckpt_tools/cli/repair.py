@@ -106,6 +106,7 @@ class _How:
 
 def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
     """What was asked for; raises ``CkptError`` for a name or value that makes no sense."""
+    from ckpt_tools.configs import parse_setting
     from ckpt_tools.plans.cures import CURES
     from ckpt_tools.plans.model import Request
     from ckpt_tools.verbs.verify import parse_target
@@ -116,7 +117,7 @@ def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
         folder=_folder(asked["folder"]),
         epoch=asked["epoch"],
         results=_file(asked["results"], "--epoch-from") if asked["results"] else None,
-        settings=dict(map(_setting, asked["set"] or ())),
+        settings=dict(parse_setting(text, "--set") for text in asked["set"] or ()),
         target=parse_target(asked["target"]) if asked["target"] else None,
         mix=asked["mix"],
         keep_corrupt=asked["keep_corrupt"],
@@ -172,19 +173,6 @@ def _asked(json_: bool) -> bool:
     if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     return typer.confirm("Something is lost that way. Write it?", default=False)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    import yaml
-
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise CkptError(f"--set {text!r} is not KEY=VALUE; write e.g. --set epochs=200")
-    try:
-        read = yaml.safe_load(value)
-        return key.strip(), read if isinstance(read, (str, int, float, list, dict, type(None))) else value.strip()
-    except yaml.YAMLError as error:
-        raise CkptError(f"--set {text!r}: the value can't be read ({error}); put it in quotes") from error
 
 
 def _known(name: str, names: Mapping[str, str], option: str) -> str:

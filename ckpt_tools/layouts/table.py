@@ -22,7 +22,8 @@ class Layout:
     ``stripped`` are the values by which its own strip marks a file as finished. ``weights_mark`` are keys whose
     absence, all together, says the file was saved as weights only. ``averaged`` tells that ``model`` holds the
     averaged weights, ``module`` that weights must be a pickled module. ``resume`` is the command that resumes,
-    ``lost`` what no resume brings back.
+    ``lost`` what no resume brings back, ``settings`` the file of the run a resume takes its settings from, and from
+    there alone.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Layout:
     module: bool = False
     resume: str = ""
     lost: tuple[str, ...] = ()
+    settings: str = ""
 
 
 _YOLO_STRIP = {"epoch": -1, "optimizer": None}
@@ -72,6 +74,7 @@ LAYOUTS: tuple[Layout, ...] = (
         module=True,
         resume="python train.py --resume {path}",
         lost=("scaler", "random state"),
+        settings="opt.yaml",
     ),
     Layout(  # YOLOv6 e86a483, yolov6/core/engine.py; its strip leaves the epoch as it is
         "yolov6",
@@ -83,6 +86,7 @@ LAYOUTS: tuple[Layout, ...] = (
         stripped={"optimizer": None, "ema": None},
         module=True,
         resume="python tools/train.py --resume {path}",
+        settings="args.yaml",
     ),
     Layout(  # yolov5 v6 to v7 and yolov9, train.py; told apart by class names in recognise.py
         "yolov5",
@@ -95,6 +99,7 @@ LAYOUTS: tuple[Layout, ...] = (
         module=True,
         resume="python train.py --resume {path}",
         lost=("scaler", "random state"),
+        settings="opt.yaml",
     ),
     Layout(  # YOLOX 6ddff48, yolox/core/trainer.py
         "yolox",

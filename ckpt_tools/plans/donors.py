@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger
-from ckpt_tools.checks.consistency import plain_name, plain_names
+from ckpt_tools.checks.consistency import spelled_as
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.findings import CkptError, Verdict, decide
@@ -19,11 +19,10 @@ from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["Donor", "Judge", "aligned", "is_yaml", "misfit", "read_results", "read_settings"]
+__all__ = ["Donor", "Judge", "aligned", "misfit", "read_results"]
 
 Judge = Callable[[Checkpoint], Verdict | None]
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, which the model it averages has not
-WRAPPED = "model."  # what a YOLO object puts before the names of its network
 
 
 class Donor:
@@ -92,14 +91,7 @@ class Donor:
 
 def aligned(ours: Mapping[str, TensorRef], theirs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
     """Their tensors under our spelling of the names: prefixes of wrappers, on either side, count for nothing."""
-    mine, other = plain_names(ours), plain_names(theirs)
-    if not mine.keys() & other.keys():
-        if all(name.startswith(WRAPPED) for name in other):
-            other = {name.removeprefix(WRAPPED): tensor for name, tensor in other.items()}
-        elif all(name.startswith(WRAPPED) for name in mine):
-            other = {WRAPPED + name: tensor for name, tensor in other.items()}
-    spelling = {plain_name(own): own for own in ours}
-    return {spelling.get(name, name): tensor for name, tensor in other.items()}
+    return {spelling: theirs[name] for name, spelling in spelled_as(ours, theirs).items()}
 
 
 def misfit(ours: Part, theirs: Part) -> str:
@@ -158,21 +150,3 @@ def read_results(path: Path) -> int:
     if not epochs:
         raise CkptError(f"{path} lists no epoch; pass --epoch N")
     return max(epochs) - (0 if min(epochs) == 0 else 1)
-
-
-def is_yaml(path: Path) -> bool:
-    """Whether a file of settings is meant, not a checkpoint."""
-    return path.suffix.lower() in (".yaml", ".yml")
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of an args.yaml (opt.yaml, hyp.yaml); raises ``CkptError`` for a file that holds none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CkptError(f"{path} can't be read as YAML: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise CkptError(f"{path} holds no settings (a mapping of names to values); name an args.yaml")
-    return content

@@ -11,8 +11,9 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
+from ckpt_tools.layouts.arguments import refused_arguments
 from ckpt_tools.layouts.parts import dict_of, lookup, plain
-from ckpt_tools.layouts.ultralytics import group_rules, refused_arguments
+from ckpt_tools.layouts.ultralytics import group_rules
 from ckpt_tools.pickles import Call, GlobalRef
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case, Record

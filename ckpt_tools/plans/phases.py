@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.storages import OWN_MEMBERS
+from ckpt_tools.configs import is_yaml, read_settings
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES, epoch_asked_for, make_optimizer
-from ckpt_tools.plans.donors import is_yaml, read_settings
 from ckpt_tools.plans.grafts import fitting, graft_args, graft_part, graft_weights, refuse_task, set_arguments
 from ckpt_tools.plans.model import Outcome, Request
 from ckpt_tools.plans.salvage import reset_optimizer, salvage_rest, salvage_weights, use_sibling

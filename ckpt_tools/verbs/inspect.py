@@ -8,19 +8,15 @@ from typing import Any
 
 from ckpt_tools.api import OpenCheckpoint, Tensor
 from ckpt_tools.checkpoint import Checkpoint, read_ledger
-from ckpt_tools.findings import writable
 from ckpt_tools.layouts import Part
-from ckpt_tools.layouts.parts import dict_of, plain
-from ckpt_tools.pickles import Call, GlobalRef, SetNode, is_mapping, pairs_of
+from ckpt_tools.layouts.metrics import metrics_of
+from ckpt_tools.layouts.parts import dict_of
+from ckpt_tools.layouts.values import LONGEST_LIST, value_of
+from ckpt_tools.pickles import is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.policy import tier_of
 
-__all__ = ["args_table", "globals_table", "overview", "select_tensors", "tree", "value_of"]
-
-DEEPEST = 12
-LONGEST_LIST = 64
-MOST_VALUES = 20_000  # values shown of one setting
-METRIC_KEYS = ("best_fitness", "best_acc", "best_acc1", "loss", "acc", "metric", "best_ap", "curr_ap", "fitness")
+__all__ = ["args_table", "globals_table", "overview", "select_tensors", "tree"]
 
 
 def overview(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -37,7 +33,7 @@ def overview(checkpoint: Checkpoint) -> dict[str, Any]:
         "epochs": found.epochs if found else None,
         "step": found.step if found else None,
         "date": value_of(found.value("date")) if found else None,
-        "metrics": _metrics(checkpoint),
+        "metrics": metrics_of(found) if found else {},
         "parts": [_part(part) for part in checkpoint.parts if part.role != "args"],
         "averaged": _averaged(checkpoint),
         "members": len(container.members) if container else 0,
@@ -75,62 +71,6 @@ def _part(part: Part) -> dict[str, Any]:
             for group in part.groups
         ]
     return entry
-
-
-def _metrics(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Numbers that say how good the weights are, as far as the file keeps them."""
-    found = checkpoint.recognised
-    if found is None:
-        return {}
-    metrics = {str(key): value_of(value) for key, value in dict_of(found.value("train_metrics")).items()}
-    for key in METRIC_KEYS:
-        value = value_of(found.value(key))
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            metrics.setdefault(key, value)
-    return metrics
-
-
-def value_of(node: Node) -> Any:
-    """A node as plain data: mappings and lists bounded in depth, length and number, objects by their class name."""
-    return _Plain().value(node, 0)
-
-
-class _Plain:
-    """Turns nodes into plain data; nodes shared many times over would otherwise unfold without end."""
-
-    def __init__(self) -> None:
-        self.left = MOST_VALUES
-
-    def value(self, node: Node, depth: int) -> Any:
-        self.left -= 1
-        node = writable(plain(node))
-        if isinstance(node, (str, int, float, bool, type(None))):
-            return node
-        if depth >= DEEPEST or self.left < 0:
-            return "…"
-        if is_mapping(node):
-            return self.mapping(node, depth)
-        if isinstance(node, (list, tuple, SetNode)):
-            return self.listed(node.items if isinstance(node, SetNode) else node, depth)
-        if isinstance(node, GlobalRef):
-            return node.path
-        if isinstance(node, Call):
-            path = node.path.startswith("pathlib.") and isinstance(node.args, tuple)
-            return "/".join(map(str, node.args)).replace("//", "/") if path else f"<{node.path}>"
-        size = f" of {len(node)} bytes" if isinstance(node, (bytes, bytearray)) else ""
-        return f"<{type(node).__name__}{size}>"
-
-    def mapping(self, node: Node, depth: int) -> dict[str, Any]:
-        shown: dict[str, Any] = {}
-        for key, value in pairs_of(node):
-            if self.left < 0:
-                break
-            shown[str(key)] = self.value(value, depth + 1)
-        return shown
-
-    def listed(self, items: Any, depth: int) -> list[Any]:
-        shown = [self.value(item, depth + 1) for item in items[:LONGEST_LIST]]
-        return [*shown, f"… {len(items) - LONGEST_LIST} more"] if len(items) > LONGEST_LIST else shown
 
 
 def args_table(checkpoint: Checkpoint) -> dict[str, Any]:

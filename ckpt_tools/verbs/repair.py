@@ -13,12 +13,13 @@ from typing import Any
 from ckpt_tools.checkpoint import CHECKPOINT_NAMES, LEDGER, Checkpoint, open_checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
+from ckpt_tools.configs import is_yaml
 from ckpt_tools.container import MemberError, member_source, read_zip
 from ckpt_tools.findings import CkptError, Verdict
 from ckpt_tools.plans.apply import apply_archive, backup_name, check_place
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES
-from ckpt_tools.plans.donors import Donor, Judge, is_yaml
+from ckpt_tools.plans.donors import Donor, Judge
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.grafts import fitting
 from ckpt_tools.plans.holdings import Holding

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ckpt_tools.layouts.ultralytics import refused_arguments
+from ckpt_tools.layouts.arguments import refused_arguments
 from ckpt_tools.verbs.verify import Report, verify
 from oracle.damage import HARMS
 from oracle.trainer import EPOCHS, Outcome, Run, Trainer, target, task_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckpt_tools.checks.names import few
+from ckpt_tools.layouts.arguments import accepted_spelling, refused_arguments
 from ckpt_tools.layouts.parts import plain
-from ckpt_tools.layouts.ultralytics import accepted_spelling, group_rules, refused_arguments
+from ckpt_tools.layouts.ultralytics import group_rules
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.optimizer import optimizer_name
 from ckpt_tools.plans.edits import drop

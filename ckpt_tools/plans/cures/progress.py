@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ckpt_tools.configs import read_settings
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.arguments import save_dir
-from ckpt_tools.plans.donors import read_results, read_settings
+from ckpt_tools.plans.donors import read_results
 from ckpt_tools.plans.grafts import fitting, graft_args, graft_module
 from ckpt_tools.plans.model import Outcome
 
