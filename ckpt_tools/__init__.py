@@ -1,7 +1,8 @@
 """ckpt_tools: the fsck for training checkpoints.
 
 ``open`` reads a checkpoint without executing it, ``verify`` says whether it can be resumed, ``plan_repair`` what would
-mend it. None of them imports torch, a trainer, or anything the file names.
+mend it, ``diff`` what another configuration would make of it. None of them imports torch, a trainer, or anything the
+file names.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from ckpt_tools.api import OpenCheckpoint, Tensor, open
     from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
     from ckpt_tools.plans import Plan, Request
+    from ckpt_tools.verbs.diff import Comparison, diff
     from ckpt_tools.verbs.repair import Repair, plan_repair
     from ckpt_tools.verbs.verify import Report, verify
 
 __version__ = "0.1.0"
 __all__ = [
     "CkptError",
+    "Comparison",
     "Finding",
     "OpenCheckpoint",
     "Plan",
@@ -28,6 +31,7 @@ __all__ = [
     "Tensor",
     "Verdict",
     "__version__",
+    "diff",
     "open",
     "plan_repair",
     "verify",
@@ -45,6 +49,8 @@ _HOMES = {
     "Request": "ckpt_tools.plans",
     "Repair": "ckpt_tools.verbs.repair",
     "plan_repair": "ckpt_tools.verbs.repair",
+    "Comparison": "ckpt_tools.verbs.diff",
+    "diff": "ckpt_tools.verbs.diff",
     "Report": "ckpt_tools.verbs.verify",
     "verify": "ckpt_tools.verbs.verify",
 }

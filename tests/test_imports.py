@@ -27,12 +27,16 @@ ROOMS: dict[str, set[str]] = {
     "layouts": {"findings", "pickles", "tensors"},
     "checkpoint": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts"},
     "checks": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint"},
+    "configs": {"findings"},
     "plans": {
         *("findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint", "checks"),
+        "configs",
     },
+    "differences": {"findings", "container", "pickles", "tensors", "layouts", "checkpoint", "checks", "configs"},
     "verbs.verify": {"findings", "source", "checkpoint", "checks"},
     "api": {"findings", "container", "tensors", "layouts", "checkpoint", "verbs.verify"},
-    "verbs.repair": {"findings", "source", "container", "checkpoint", "checks", "plans", "verbs.verify"},
+    "verbs.repair": {"findings", "source", "container", "checkpoint", "checks", "configs", "plans", "verbs.verify"},
+    "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }
 # What a package is made of: the public names, and the way in.
@@ -82,6 +86,8 @@ def test_a_quick_look_loads_no_numpy(write: Write, environment: Mapping[str, str
         ["explain"],
         ["repair", "PATH"],
         ["repair", "PATH", "--set", "epochs=9", "--dry-run", "--json"],
+        ["diff", "PATH", "epochs=5"],
+        ["diff", "PATH", "PATH", "--values", "--json"],
     ],
     ids=" ".join,
 )

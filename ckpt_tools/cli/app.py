@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ckpt_tools import __version__
+from ckpt_tools.cli.diff import diff
 from ckpt_tools.cli.explain import explain
 from ckpt_tools.cli.guard import guarded
 from ckpt_tools.cli.inspect import inspect
@@ -41,5 +42,6 @@ def options(
 
 app.command("verify")(guarded(verify))
 app.command("inspect")(guarded(inspect))
+app.command("diff")(guarded(diff))
 app.command("repair")(guarded(repair))
 app.command("explain")(guarded(explain))

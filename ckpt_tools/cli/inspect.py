@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ckpt_tools.cli.guard import NO, YES
-from ckpt_tools.cli.render import COLOURS, bytes_text, paint, print_json, say, shown
+from ckpt_tools.cli.render import COLOURS, bytes_text, paint, print_json, say, shown, table
 from ckpt_tools.findings import CkptError
 
 __all__ = ["inspect"]
@@ -135,17 +135,7 @@ def _print_ledger(ledger: dict[str, Any]) -> None:
         for part in entries("parts")
     ]
     if rows:
-        _table(["part", "outcome", "source", "kept", "tensors", "digest"], rows, {3, 4})
-
-
-def _table(columns: list[str], rows: list[list[str]], right: set[int]) -> None:
-    """A table: aligned text, as wide as its content, so that it can be piped into other tools."""
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    for index, row in enumerate([columns, *rows]):
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        ]
-        say(paint("  " + "  ".join(cells).rstrip(), bold=index == 0))
+        table(["part", "outcome", "source", "kept", "tensors", "digest"], rows, {3, 4})
 
 
 def _print_parts(parts: list[dict[str, Any]]) -> None:
@@ -169,7 +159,7 @@ def _print_parts(parts: list[dict[str, Any]]) -> None:
         if "groups" in part:
             sizes = " + ".join(str(group["parameters"]) for group in part["groups"])
             rows[-1][2] += f" ({sizes})" if len(part["groups"]) <= 12 else f" ({len(part['groups'])} groups)"
-    _table(["part", "role", "form", "tensors", "parameters", "size", "dtype", "device"], rows, {3, 4, 5})
+    table(["part", "role", "form", "tensors", "parameters", "size", "dtype", "device"], rows, {3, 4, 5})
 
 
 def _print_tensors(tensors: list[dict[str, Any]]) -> None:
@@ -185,7 +175,7 @@ def _print_tensors(tensors: list[dict[str, Any]]) -> None:
             line += [_number(stats[key]) for key in ("minimum", "maximum", "mean", "std")] if stats else ["?"] * 4
             line += [str(stats["zeros"]), str(stats["nonfinite"])] if stats else ["?", "?"]
         rows.append(line)
-    _table(columns, rows, set(range(3, 10)))
+    table(columns, rows, set(range(3, 10)))
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,18 @@ import typer
 
 from ckpt_tools.findings import escape, writable
 
-__all__ = ["COLOURS", "bytes_text", "command", "discard_output", "paint", "print_json", "progress_bar", "say", "shown"]
+__all__ = [
+    "COLOURS",
+    "bytes_text",
+    "command",
+    "discard_output",
+    "paint",
+    "print_json",
+    "progress_bar",
+    "say",
+    "shown",
+    "table",
+]
 
 COLOURS = {
     "resumable": "green",
@@ -80,6 +91,16 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return writable(value)
+
+
+def table(columns: list[str], rows: list[list[str]], right: set[int]) -> None:
+    """A table: aligned text, as wide as its content, so that it can be piped into other tools."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    for index, row in enumerate([columns, *rows]):
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        say(paint("  " + "  ".join(cells).rstrip(), bold=index == 0))
 
 
 def bytes_text(count: int) -> str:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,27 +58,32 @@ class Run:
 
 
 class Trainer:
-    """The real trainer in a process of its own, with everything it has trained so far."""
+    """The real trainer in a process of its own, with everything it has trained so far.
 
-    def __init__(self, folder: Path) -> None:
+    ``packages`` are folders with another release and what it wants beside it; without any it is the installed one.
+    """
+
+    def __init__(self, folder: Path, packages: Sequence[Path] = ()) -> None:
         self.folder = folder
         self.runs: dict[Run, Path] = {}
         self.count = 0
         self.log = folder / "log.txt"
         settings = folder / "settings"
         settings.mkdir(parents=True)
-        environment = os.environ | {
+        self.environment = os.environ | {
             "YOLO_CONFIG_DIR": str(settings),
             "YOLO_AUTOINSTALL": "false",
             "YOLO_OFFLINE": "true",
             "YOLO_VERBOSE": "true",
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH", "")))),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(TESTS), *map(str, packages), os.environ.get("PYTHONPATH", "")))
+            ),
         }
         command = [sys.executable, "-m", "oracle.trainer_process", str(self.log)]
         self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=folder, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, **job: Any) -> dict[str, Any]:

@@ -121,6 +121,35 @@ def resume(job: Job) -> Outcome:
     return {"kind": "refused", "message": "training ended before an epoch was trained"}
 
 
+def override(job: Job) -> Outcome:
+    """Resume with settings of the caller's, and tell what the trainer has of them when it starts to train.
+
+    ``model`` among them is what the command line would load and resume instead of the checkpoint.
+    """
+    from ultralytics import YOLO
+
+    def started(trainer: Any) -> None:
+        kind = "resumed" if trainer.resume else "new run"
+        arguments = {key: plain(value) for key, value in vars(trainer.args).items()}
+        reply({"kind": kind, "epoch": trainer.start_epoch, "arguments": arguments})
+        os._exit(0)
+
+    try:
+        model = YOLO(job["overrides"].pop("model", job["path"]))
+        model.add_callback("on_train_start", started)
+        model.train(resume=True, **job["overrides"])
+    except (Exception, SystemExit) as error:
+        return {"kind": "refused", "message": f"{type(error).__name__}: {error}"[:300]}
+    return {"kind": "refused", "message": "training ended before an epoch was trained"}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, paths and devices as text."""
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
 def restored(trainer: Any, path: str) -> Outcome:
     """Compare what the trainer holds before its first step with what the file holds."""
     from ultralytics.nn.tasks import torch_safe_load
@@ -224,6 +253,7 @@ JOBS = {
     "edit": edit,
     "graft": graft,
     "go_on": go_on,
+    "override": override,
     "resume": resume,
     "groups": groups,
 }
@@ -262,7 +292,12 @@ def run(job: Job) -> Outcome:
 def warm_up() -> None:
     """Import before the first fork what every job would import behind it."""
     import matplotlib.pyplot
+    import numpy
     import torch
+
+    load = torch.load
+    torch.load = lambda *args, **options: load(*args, **{"weights_only": False, **options})  # the default until 2.5
+    numpy.trapz = getattr(numpy, "trapz", None) or numpy.trapezoid  # type: ignore[attr-defined]
     import ultralytics.models  # noqa: F401
 
     matplotlib.use("agg")
