@@ -3,8 +3,8 @@
     python bench/run.py [--runs 5] [--folder DIR]
 
 Needs torch and ultralytics in the environment (``ckpt-tools[ultralytics]``); picklescan is measured where installed.
-Inputs are built once and kept in the folder (about 2 GB, and 3 GB more while a repair is measured): a YOLOv8n
-``last.pt`` with AdamW state as the trainer saves it, a 0.9 GB checkpoint, and a thousand checkpoints.
+Inputs are built once and kept in the folder (about 3 GB, and 3 GB more while a repair is measured): a YOLOv8n
+``last.pt`` with AdamW state as the trainer saves it, two 0.9 GB checkpoints, and a thousand checkpoints.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def build_yolo(path: Path) -> None:
 
 
 def build_large(path: Path) -> None:
-    """0.9 GB: 72 matrices with AdamW state in a plain checkpoint."""
+    """0.9 GB: 72 matrices with AdamW state in a plain checkpoint; other values for another name."""
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(len(path.name))
     weights = {f"layer{i}.weight": torch.randn(1024, 1024) for i in range(72)}
     state = {
         i: {"step": torch.tensor(5.0), "exp_avg": torch.randn(1024, 1024), "exp_avg_sq": torch.rand(1024, 1024)}
@@ -120,21 +120,22 @@ def build_many(folder: Path, one: Path) -> None:
             shutil.copyfile(one, folder / f"epoch{number}.pt")
 
 
-def build(folder: Path) -> tuple[Path, Path, Path]:
-    """The three inputs, made where they are missing.
+def build(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """The inputs, made where they are missing.
 
     In a process of its own: what this one has ever held would count as the memory of those it starts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     yolo, large, many = folder / "yolov8n-adamw.pt", folder / "large.pt", folder / "many"
-    for path, make in ((yolo, build_yolo), (large, build_large)):
+    later = folder / "large-later.pt"
+    for path, make in ((yolo, build_yolo), (large, build_large), (later, build_large)):
         if not path.exists():
             builder = multiprocessing.get_context("spawn").Process(target=make, args=(path,))
             builder.start()
             builder.join()
     if not many.exists():
         build_many(many, yolo)
-    return yolo, large, many
+    return yolo, large, later, many
 
 
 def build_run(folder: Path, large: Path) -> Path:
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ckpt-bench")
     options = parser.parse_args()
-    yolo, large, many = build(options.folder)
+    yolo, large, later, many = build(options.folder)
     verify: Callable[[Path], dict[str, list[str]]] = lambda path: {  # noqa: E731
         "ckpt verify": [CKPT, "verify", str(path)],
         "ckpt verify --quick": [CKPT, "verify", "--quick", str(path)],
@@ -220,6 +221,12 @@ def main() -> None:
     load = f"from ultralytics import YOLO; YOLO({str(yolo)!r})"
     compare("30 MB YOLOv8n", verify(yolo), {**rivals(yolo), "YOLO(path)": [sys.executable, "-c", load]}, options.runs)
     compare("0.9 GB", verify(large), rivals(large), options.runs)
+    if shutil.which("cat"):
+        both = [str(large), str(later)]
+        ours = {"ckpt diff": [CKPT, "diff", *both], "ckpt diff --values": [CKPT, "diff", *both, "--values"]}
+        compare("two of 0.9 GB", ours, {"cat of both": ["cat", *both]}, options.runs)
+    config = {"ckpt diff": [CKPT, "diff", str(yolo), "lr0=0.1", "epochs=50"]}
+    compare("30 MB YOLOv8n against settings", config, {"YOLO(path)": [sys.executable, "-c", load]}, options.runs)
     if sys.platform == "linux":
         measure_repair(options.folder, large, options.runs)
     folder = {f"ckpt --quick, {MANY} files": [CKPT, "verify", "--quick", "-qq", str(many)]}

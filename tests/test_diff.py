@@ -52,6 +52,9 @@ class TestResumeOfUltralytics:
             ("batch", -1, "honoured", "measures"),
             ("imgsz", 70, "honoured", "as 96"),
             ("imgsz", "big", "invalid", "whole number of pixels"),
+            ("batch", 2.5, "invalid", "share of the memory"),
+            ("device", "banana", "invalid", "0,1 or cpu"),
+            ("half", True, "ignored", "quantize since 8.4.80"),
             ("time", 2.0, "schedule", "hours"),
             ("patience", 7, "honoured", "takes the new value"),
             ("close_mosaic", 3, "honoured", "after epoch 2 of 5"),
@@ -316,6 +319,10 @@ class TestArchitectures:
     )
     def test_a_config_names_a_model(self, model: str, meaning: str, checkpoint: Path) -> None:
         assert meanings(against(checkpoint, model=model)) == {"model": meaning}
+
+    def test_on_the_command_line_resume_can_be_called_off(self) -> None:
+        assert meanings(diff(REAL, ["resume=False"], target=NEWEST)) == {"resume": "breaks"}
+        assert against(REAL, resume=False).same  # in a file it says nothing: the command does
 
     def test_on_the_command_line_model_names_what_is_resumed(self, checkpoint: Path) -> None:
         assert meanings(diff(checkpoint, ["model=mine.pt"], target=NEWEST)) == {"model": "breaks"}

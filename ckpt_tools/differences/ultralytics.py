@@ -49,6 +49,8 @@ def refusal(change: Change, situation: Situation) -> Judged | None:
     """Why the trainer stops at a setting, whether or not it differs from the saved one."""
     if renamed(change.key, situation.version) is not None:
         return None
+    if change.key == "resume" and situation.resuming and "resume" in situation.config.overrides and not change.new:
+        return Meaning.BREAKS, "resume=False starts a new run"
     return _unknown(change, situation) or _invalid(change, situation)
 
 
@@ -59,9 +61,20 @@ def _renamed(change: Change, situation: Situation) -> Judged | None:
         return None
     if old.becomes is None:
         return Meaning.IGNORED, f"{change.key} is gone since {old.since}: the trainer drops it with a warning"
-    becoming = Change(old.becomes, situation.saved.get(old.becomes), change.new, old.becomes)
+    value = TRANSLATED[change.key](change.new) if change.key in TRANSLATED else change.new
+    becoming = Change(old.becomes, situation.saved.get(old.becomes), value, old.becomes)
     judged, why = meaning_of(becoming, situation)
     return judged, f"{old.becomes} since {old.since}: {why}"
+
+
+# What the trainer makes of the value of a name it translates (``cfg/__init__.py``, ``_handle_deprecation``).
+TRANSLATED: dict[str, Callable[[Any], Any]] = {
+    "half": lambda value: 16 if value else None,
+    "int8": lambda value: 8 if value else None,
+    "hide_labels": lambda value: not value,
+    "hide_conf": lambda value: not value,
+    "end2end": lambda value: False if value else None,
+}
 
 
 def _unknown(change: Change, situation: Situation) -> Judged | None:
@@ -103,8 +116,21 @@ def _image_size(value: Any) -> bool:
     return bool(sizes) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
 
 
+def _batch_size(value: Any) -> bool:
+    """A number of images, -1 to measure it, or a share of the memory."""
+    return isinstance(value, (int, float)) and (value <= 1 or float(value).is_integer())
+
+
+def _device_name(value: Any) -> bool:
+    text = re.sub(r"[\s()\[\]'\"]", "", str(value).lower()) if isinstance(value, (str, list, tuple)) else ""
+    return re.fullmatch(r"(none|(cpu|mps|cuda|npu|xpu|tpu|hpu|intel:\w+)?(:?-?\d+,?)*)?", text) is not None
+
+
 ODD_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "imgsz": (_image_size, "a whole number of pixels"),
+    "batch": (_batch_size, "a whole number of images, -1, or a share of the memory below 1"),
+    "device": (_device_name, "a device like 0, 0,1 or cpu"),
+    "close_mosaic": (lambda value: value is not None, "a whole number"),
 }
 
 
