@@ -227,20 +227,22 @@ def _print_tensors(found: Comparison) -> None:
         say(f"  {_part_line(part)}")
         for word, names in _shaped(part):
             say(f"           {word}: {shown(few(names))}")
-        rows = [
-            [shown(layer.name or "."), f"{layer.changed} of {layer.tensors}", *_measures(layer.distance)]
-            for layer in part.layers[:MOST_LAYERS]
-        ]
-        if rows:
-            table(
-                ["    layer", "changed", "max abs", "relative", "cosine"][: len(rows[0])], _indented(rows), {1, 2, 3, 4}
-            )
-        if len(part.layers) > len(rows):
-            say(f"      … {len(part.layers) - len(rows)} more layers; --json lists all")
+        _print_layers(part, found.measured)
 
 
-def _indented(rows: list[list[str]]) -> list[list[str]]:
-    return [["    " + row[0], *row[1:]] for row in rows]
+def _print_layers(part: PartComparison, measured: bool) -> None:
+    """The layers that changed most, in numbers where those were asked for."""
+    if part.rounded_to and not measured:
+        return
+    columns = ["    layer", "changed", *(["max abs", "relative", "cosine"] if measured else [])]
+    rows = []
+    for layer in part.layers[:MOST_LAYERS]:
+        cells = ["    " + shown(layer.name or "."), f"{layer.changed} of {layer.tensors}"]
+        rows.append([*cells, *((_measures(layer.distance) or ["-"] * 3) if measured else [])])
+    if rows:
+        table(columns, rows, {1, 2, 3, 4})
+    if len(part.layers) > len(rows):
+        say(f"      … {len(part.layers) - len(rows)} more layers; --json lists all")
 
 
 def _measures(distance: Distance | None) -> list[str]:

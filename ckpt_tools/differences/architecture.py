@@ -6,11 +6,13 @@ the number of classes of the data set (``nn/tasks.py``, ``yaml_model_load`` and 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from ckpt_tools.checks.names import few
 from ckpt_tools.configs import is_yaml, read_settings
 from ckpt_tools.differences.model import ABSENT, Difference, Meaning, stops
 from ckpt_tools.differences.situation import Situation
@@ -23,6 +25,7 @@ SIZES = ("depth_multiple", "width_multiple")
 BLOCKS = ("backbone", "head")
 SHAPING = ("reg_max", "end2end", "kpt_shape", "activation", "ch", "channels")
 SECTION = "model"
+MOST_LAYERS = 4  # of a block that are listed one by one
 
 
 def check_architecture(situation: Situation) -> Iterator[Difference]:
@@ -92,10 +95,15 @@ def _layers(situation: Situation, block: str, ours: Any, theirs: Any) -> Iterato
     """Layer by layer: where from, how often, which module, its arguments."""
     if not isinstance(ours, list) or not isinstance(theirs, list):
         return
-    for number in range(max(len(ours), len(theirs))):
-        old, new = (held[number] if number < len(held) else ABSENT for held in (ours, theirs))
-        if _plain(old) != _plain(new):
-            yield _breaks(situation, f"{block}[{number}]", old, new, "another layer")
+    pairs = list(itertools.zip_longest(ours, theirs, fillvalue=ABSENT))
+    differing = [number for number, (old, new) in enumerate(pairs) if _plain(old) != _plain(new)]
+    if len(differing) > MOST_LAYERS:
+        names = few(f"{block}[{number}]" for number in differing)
+        why = f"other layers ({names})"
+        yield _breaks(situation, block, f"{len(ours)} layers", f"{len(theirs)} layers", why)
+        return
+    for number in differing:
+        yield _breaks(situation, f"{block}[{number}]", *pairs[number], "another layer")
 
 
 def _plain(layer: Any) -> Any:

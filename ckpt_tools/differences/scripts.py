@@ -40,6 +40,7 @@ SHAPES = re.compile(
     r"|num_queries|vocab_size|patch_size|input_dim|output_dim)$",
     re.I,
 )
+SCHEDULER_PREFIX = re.compile(r"^(lr_?)?(sched(uler)?_?)?", re.I)
 COUNTS = re.compile(r"epoch|batch|step|iter|worker|seed|classes|^nc$", re.I)
 
 
@@ -169,8 +170,9 @@ def _schedule(change: Change, situation: Situation) -> Judged | None:
     """What the scheduler's state holds comes back with it."""
     for part in situation.found.role("scheduler"):
         state: Mapping[Any, Any] = dict_of(part.node)
-        if _last(change) in state:
-            return Meaning.IGNORED, f"load_state_dict brings back the scheduler's {_last(change)}"
+        own = next((name for name in (_last(change), SCHEDULER_PREFIX.sub("", _last(change))) if name in state), None)
+        if own is not None:
+            return Meaning.IGNORED, f"load_state_dict brings back the scheduler's {own}"
     return None
 
 

@@ -29,14 +29,23 @@ def check_state(old: Situation, new: Situation) -> Iterator[Difference]:
             yield Difference(change.key, change.old, change.new, meaning, why, section)
     for role in PARTS:
         yield from _parts(role, old.found.role(role), new.found.role(role), old.optimizer, new.optimizer)
-    for change in _gone(old.saved, new.saved):
-        yield Difference(change.key, change.old, ABSENT, Meaning.HARMLESS, "the other file does not keep it")
+    yield from _settings(old.saved, new.saved)
     yield from _classes(old, new)
     if old.architecture and new.architecture:
         yield from compare_architectures(old, {**new.architecture, "nc": new.classes})
     elif old.module and new.module and class_name(old.module.node) != class_name(new.module.node):
         ours, theirs = class_name(old.module.node), class_name(new.module.node)
         yield Difference("class", ours, theirs, Meaning.BREAKS, "models of different classes", "model")
+
+
+def _settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Difference]:
+    """Settings the second file lacks; where one file keeps none at all, that alone."""
+    if ours and theirs:
+        for change in _gone(ours, theirs):
+            yield Difference(change.key, change.old, ABSENT, Meaning.HARMLESS, "the other file does not keep it")
+    elif ours or theirs:
+        old, new = (f"{len(flat(held))} settings" if held else ABSENT for held in (ours, theirs))
+        yield Difference("args", old, new, Meaning.HARMLESS, "only one of the files keeps its settings")
 
 
 def _parts(role: str, ours: list[Part], theirs: list[Part], *kinds: str | None) -> Iterator[Difference]:

@@ -174,7 +174,8 @@ def _two_checkpoints(
     verdict, trainer = _verdict(old, wanted)
     after = Situation(new, Config("args", str(new.path), {}), purpose, trainer)
     before = Situation(old, Config("args", str(new.path), after.saved), purpose, trainer)
-    found = [*check_config(before), *check_state(before, after)]
+    settings = check_config(before) if before.saved and after.saved else ()
+    found = [*settings, *check_state(before, after)]
     parts = compare_tensors(old, new, values=values, progress=progress)
     return Comparison(
         str(old.path), str(new.path), CHECKPOINT, purpose, before.found.family, verdict, trainer, before,
