@@ -130,6 +130,23 @@ class TestResumeOfUltralytics:
         assert set(meanings(found).values()) == {"harmless"}
         assert found.same
 
+    def test_auto_in_both_sets_the_rates_itself(self, write: Write) -> None:
+        args = {"epochs": 5, "optimizer": "auto", "warmup_bias_lr": 0.0}
+        path = write(ultralytics_checkpoint("8.2.103", train_args=args))
+        assert meanings(against(path, "ultralytics==8.2.103", warmup_bias_lr=0.1)) == {"warmup_bias_lr": "harmless"}
+
+    @pytest.mark.parametrize(("release", "meaning"), [("8.2.103", "harmless"), ("8.3.250", "ignored")])
+    def test_mosaics_an_older_release_had_closed(self, release: str, meaning: str, write: Write) -> None:
+        args = {"epochs": 5, "optimizer": "SGD", "close_mosaic": 10, "mosaic": 0.0}
+        path = write(ultralytics_checkpoint(release, train_args=args))
+        assert meanings(against(path, f"ultralytics=={release}", mosaic=1.0)) == {"mosaic": meaning}
+
+    @pytest.mark.parametrize(
+        ("value", "meaning"), [([0.5, 0.5, 0], "ignored"), ([1, 0.5], "ignored"), ([[1], 1], "invalid"), (0, "invalid")]
+    )
+    def test_shares_of_the_data(self, value: Any, meaning: str) -> None:
+        assert meanings(against(REAL, fraction=value)) == {"fraction": meaning}
+
     def test_the_most_serious_come_first(self) -> None:
         found = against(REAL, show=True, batch=2, lr0=0.1, freeze=99, lr_0=1, time=1.0, cos_lr="x")
         order = [difference.meaning.rank for difference in found.differences]

@@ -160,8 +160,9 @@ def _fraction(value: Any) -> bool:
 
 def _share_or_count(value: Any) -> bool:
     """A share of the data, a number of images, or one of either for each split."""
-    if isinstance(value, (list, tuple)):
-        return len(value) in (2, 3) and all(_share_or_count(part) for part in value)
+    if isinstance(value, (list, tuple)):  # for train, val and, which may be none, test
+        parts = value[:2] if len(value) == 3 and value[2] == 0 else value
+        return len(value) in (2, 3) and all(not isinstance(p, (list, tuple)) and _share_or_count(p) for p in parts)
     return not isinstance(value, bool) and _number(value) and (0 < value <= 1 or (isinstance(value, int) and value > 1))
 
 
