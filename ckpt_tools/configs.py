@@ -56,6 +56,7 @@ class Config:
     values: Mapping[str, Any]
     path: Path | None = None
     overrides: frozenset[str] = field(default_factory=frozenset)  # keys that were typed, not read from the file
+    texts: tuple[str, ...] = ()  # what was typed, word by word
 
 
 def is_yaml(path: Path) -> bool:
@@ -143,13 +144,13 @@ def read_config(texts: Sequence[str], kind: str | None = None) -> Config:
     if len(files) > 1:
         raise CkptError(f"{files[0]} and {files[1]}: a checkpoint is compared with one file; leave one of them out")
     if not files:
-        return Config(kind or "inline", " ".join(typed), _nested(settings), overrides=frozenset(settings))
+        return Config(kind or "inline", " ".join(typed), _nested(settings), None, frozenset(settings), tuple(texts))
     path = Path(os.path.expanduser(files[0]))
     if path.is_dir():
         raise CkptError(f"{path} is a folder; name the yaml or the checkpoint in it")
     content = {**read_settings(path), **_nested(settings)}
     name = " ".join([str(path), *typed])
-    return Config(kind or kind_of(content, path), name, content, path, frozenset(settings))
+    return Config(kind or kind_of(content, path), name, content, path, frozenset(settings), tuple(texts))
 
 
 def kind_of(content: Mapping[str, Any], path: Path) -> str:

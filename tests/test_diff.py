@@ -277,6 +277,17 @@ class TestDataSets:
             (tmp_path / split).mkdir()
         assert "train" not in meanings(diff(checkpoint, path, target=NEWEST, here=True))
 
+    def test_a_leading_step_up_may_be_one_too_many(self, write: Write, tmp_path: Path) -> None:
+        path = data_yaml(tmp_path, path=None, names=["cat", "dog"], train="../train/images", val="../valid/images")
+        for split in ("train", "valid"):
+            (tmp_path / split / "images").mkdir(parents=True)
+        found = diff(two_classes(write), path, target=NEWEST, here=True)
+        assert not {"train", "val"} & meanings(found).keys()
+
+    def test_a_file_without_classes_says_so(self, tmp_path: Path) -> None:
+        found = diff(LOOP, data_yaml(tmp_path, names=["cat", "dog"]))
+        assert [(d.key, "can't be told" in d.why) for d in found.differences] == [("names", True)]
+
     def test_here_looks_for_the_device(self) -> None:
         (difference,) = diff(REAL, {"device": 97}, target=NEWEST, here=True).differences
         assert str(difference.meaning) == "breaks"
@@ -569,6 +580,10 @@ class TestCommandLine:
         assert "lr_0" not in run.stdout
         assert "lr_0 is left out" in run.stderr
         assert "the optimizer starts afresh" in run.stderr
+
+    def test_the_next_command_can_be_pasted(self, config: Path, ckpt: Run) -> None:
+        run = ckpt("diff", REAL, "new.yaml", "name=a b")
+        assert run.stdout.splitlines()[-1].endswith(" new.yaml 'name=a b' --command")
 
     def test_odd_text_reaches_no_terminal(self, ckpt: Run, tmp_path: Path) -> None:
         (tmp_path / "odd.yaml").write_text('"lr\\e[2J": 1\nname: "\\e[31mred"\n', encoding="utf-8")

@@ -210,8 +210,7 @@ def _weights(found: Comparison) -> str:
 
 
 def _next(found: Comparison) -> str:
-    old, new = shlex.quote(found.old), found.new
-    quoted = new if found.kind == "inline" else shlex.quote(new)
+    old, quoted = shlex.quote(found.old), shlex.join(found.situation.config.texts or (found.new,))
     if found.kind == "checkpoint":
         return f"ckpt inspect {old}" if found.same or found.measured else f"ckpt diff {old} {quoted} --values"
     if not found.ready:

@@ -92,6 +92,9 @@ def _classes(situation: Situation, described: Mapping[str, Any]) -> Iterator[Dif
         if names:
             yield from _listed(situation, names)
         return
+    if here is not None and head is None and not situation.names:
+        why = "the file names no classes: whether these are its own can't be told"
+        yield Difference("names" if names else "nc", ABSENT, names or here, Meaning.HONOURED, why, SECTION)
     if names and situation.names and names != situation.names:
         yield from _order(situation, names)
 
@@ -149,15 +152,27 @@ def _plain(value: Any) -> Any:
 
 
 def _folders(described: Mapping[str, Any], folder: Path) -> Iterator[Difference]:
-    """Whether the images are on this machine."""
-    root = Path(os.path.expanduser(str(described.get("path") or folder)))
-    root = root if root.is_absolute() else folder / root
+    """Whether the images are on this machine, looked for as the trainer does."""
+    named = described.get("path")
+    root = Path(os.path.expanduser(str(named or folder)))
+    root = root if root.is_absolute() or root.exists() else folder / root
+    own = bool(named) and not root.exists() and not Path(str(named)).is_absolute()
     for key in REQUIRED:
         listed = described.get(key)
         for entry in listed if isinstance(listed, list) else [listed]:
-            if isinstance(entry, str) and not (root / entry).exists() and "://" not in entry:
-                why = f"there is no {root / entry} on this machine"
-                download = "; the trainer would download it" if described.get("download") else ""
-                meaning = Meaning.HONOURED if download else Meaning.BREAKS
-                yield Difference(key, ABSENT, entry, meaning, why + download, SECTION)
-                return
+            if not isinstance(entry, str) or "://" in entry or _found(root, entry):
+                continue
+            why = f"there is no {root / entry} on this machine"
+            if described.get("download"):
+                yield Difference(key, ABSENT, entry, Meaning.HONOURED, f"{why}; the trainer would download it", SECTION)
+            elif own:
+                why = f"{why}; the trainer looks for {named} in its own folder of data sets"
+                yield Difference(key, ABSENT, entry, Meaning.HARMLESS, why, SECTION)
+            else:
+                yield Difference(key, ABSENT, entry, Meaning.BREAKS, why, SECTION)
+            return
+
+
+def _found(root: Path, entry: str) -> bool:
+    """Images below the root; a leading ``../``, as in exported data sets, may be one too many."""
+    return (root / entry).exists() or (entry.startswith("../") and (root / entry[3:]).exists())
