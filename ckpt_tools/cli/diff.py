@@ -76,6 +76,9 @@ def diff(
     target: Annotated[
         str | None, typer.Option(help="Trainer that goes on, e.g. ultralytics==8.4.190.", show_default=False)
     ] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Interpreter of the training environment.", show_default=False)
+    ] = None,
     here: Annotated[bool, typer.Option("--here", help="Also look for data set and device on this machine.")] = False,
     defaults: Annotated[
         bool, typer.Option("--defaults", help="What the config leaves out counts as the trainer's default.")
@@ -102,7 +105,13 @@ def diff(
     from ckpt_tools.verbs.diff import diff as compare
 
     meanings = _meanings(only)
-    how: dict[str, Any] = {"kind": _kind(kind), "purpose": intent.value, "target": target, "here": here}
+    how: dict[str, Any] = {
+        "kind": _kind(kind),
+        "purpose": intent.value,
+        "target": target,
+        "here": here,
+        "python": python,
+    }
     try:
         with progress_bar(_size(old, new) if values else 0, "tensors") as progress:
             found = compare(old, new, defaults=defaults, values=values, progress=progress, **how)

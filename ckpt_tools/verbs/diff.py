@@ -134,25 +134,28 @@ def diff(
     here: bool = False,
     defaults: bool = False,
     values: bool = False,
+    python: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare a checkpoint with a configuration (a yaml, ``KEY=VALUE`` texts, a mapping) or with another checkpoint.
 
     ``kind`` overrules what ``new`` looks like (a key of ``configs.KINDS``, or ``checkpoint``), ``purpose`` is
-    ``resume`` or ``finetune``, ``target`` the trainer that goes on, ``here`` asks whether data and devices are on this
-    machine, ``defaults`` fills what the configuration leaves out with the trainer's defaults, ``values`` reads every
-    tensor and measures how far they are apart. Raises ``CkptError`` for a path or option that can't be used.
+    ``resume`` or ``finetune``, ``target`` the trainer that goes on, ``python`` the interpreter of its environment;
+    ``here`` asks whether data and devices are on this machine, ``defaults`` fills what the configuration leaves out with
+    the trainer's defaults, ``values`` reads every tensor and measures how far they are apart. Raises ``CkptError`` for a
+    path or option that can't be used.
     """
-    wanted = parse_target(target) if isinstance(target, str) else target
+    wanted = parse_target(target, python) if isinstance(target, str) else target
     texts = [os.fspath(new)] if isinstance(new, (str, os.PathLike)) else new
     with ExitStack() as files:
         checkpoint = _opened(old, files)
         if not isinstance(texts, Mapping) and _is_checkpoint(texts, kind):
-            return _two_checkpoints(checkpoint, _opened(texts[0], files), purpose, wanted, values, progress)
+            judged = _verdict(checkpoint, wanted, python)
+            return _two_checkpoints(checkpoint, _opened(texts[0], files), purpose, judged, values, progress)
         config = Config("inline", "settings", texts) if isinstance(texts, Mapping) else read_config(texts, kind)
-        verdict, trainer = _verdict(checkpoint, wanted)
+        verdict, trainer = _verdict(checkpoint, wanted, python)
         situation = Situation(checkpoint, config, purpose, trainer, here)
-        filling = _defaults(situation) if defaults and config.kind in ("args", "config", "inline") else None
+        filling = _defaults(situation, python) if defaults and config.kind in ("args", "config", "inline") else None
         found = serious_first(check_config(situation, filling))
         return Comparison(
             os.fspath(old),
@@ -168,10 +171,15 @@ def diff(
 
 
 def _two_checkpoints(
-    old: Checkpoint, new: Checkpoint, purpose: str, wanted: Target | None, values: bool, progress: Progress | None
+    old: Checkpoint,
+    new: Checkpoint,
+    purpose: str,
+    judged: tuple[Verdict, Target | None],
+    values: bool,
+    progress: Progress | None,
 ) -> Comparison:
     """Two checkpoints: the saved arguments of the second as a configuration for the first, then all else."""
-    verdict, trainer = _verdict(old, wanted)
+    verdict, trainer = judged
     after = Situation(new, Config("args", str(new.path), {}), purpose, trainer)
     before = Situation(old, Config("args", str(new.path), after.saved), purpose, trainer)
     settings = check_config(before) if before.saved and after.saved else ()
@@ -207,18 +215,19 @@ def _is_checkpoint(texts: Sequence[str], kind: str | None) -> bool:
         return file.read(2) in MAGIC
 
 
-def _verdict(checkpoint: Checkpoint, wanted: Target | None) -> tuple[Verdict, Target | None]:
+def _verdict(checkpoint: Checkpoint, wanted: Target | None, python: str | None) -> tuple[Verdict, Target | None]:
     """What `verify` says of the structure, and the trainer it says it for."""
-    report = verify_checkpoint(checkpoint, Context(quick=True, target=wanted), siblings=False)
+    report = verify_checkpoint(checkpoint, Context(quick=True, target=wanted, python=python), siblings=False)
     assert report.verdict is not None
     return report.verdict, report.target or wanted
 
 
-def _defaults(situation: Situation) -> dict[str, Any]:
+def _defaults(situation: Situation, python: str | None) -> dict[str, Any]:
     """The defaults of the trainer that goes on: the installed one's own file, else those of its release."""
     if situation.found.layout.name != "ultralytics":
         raise CkptError(f"the defaults of {situation.found.family} are not known; leave --defaults out")
-    own = _installed_defaults() if situation.target and situation.target.source == "installed" else None
+    installed = situation.target is not None and situation.target.source == "installed" and python is None
+    own = _installed_defaults() if installed else None
     known = own if own is not None else default_arguments(situation.version or release(situation.found.version))
     return {key: value for key, value in known.items() if key not in ("model", "data", "resume", "mode", "task")}
 
