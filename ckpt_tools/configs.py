@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ KINDS = {
     "config": "a training config",
     "inline": "settings of the command line",
 }
+FILES_ONLY = ("model", "data")
 RUN_FILES = ("args.yaml", "opt.yaml", "hyp.yaml", "hparams.yaml")
 
 
@@ -58,6 +59,10 @@ class Config:
     overrides: frozenset[str] = field(default_factory=frozenset)  # keys that were typed, not read from the file
     texts: tuple[str, ...] = ()  # what was typed, word by word
 
+    def over(self, defaults: Mapping[str, Any]) -> Config:
+        """The same, what it leaves out filled from ``defaults``."""
+        return replace(self, values={**defaults, **self.values}) if defaults else self
+
 
 def is_yaml(path: Path) -> bool:
     """Whether a file of settings is meant, not a checkpoint."""
@@ -74,8 +79,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise CkptError(f"{path} can't be read as YAML: {' '.join(str(error).split())}; check the file") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise CkptError(f"{path} holds no settings (a mapping of names to values); name an args.yaml")
+    odd = next((key for key in content if not isinstance(key, str)), None)
+    if odd is not None:
+        raise CkptError(f"{path}: the name {odd!r} is no text; put it in quotes")
     if not _bounded(content):
         raise CkptError(f"{path} holds too many values, or too deep ones, for a file of settings; check the file")
     return content
@@ -132,9 +140,9 @@ def read_config(texts: Sequence[str], kind: str | None = None) -> Config:
     ``kind`` overrules what the content looks like. Raises ``CkptError`` for a path that can't be read, a word that is
     neither, and more than one file.
     """
-    files = [text for text in texts if os.path.lexists(os.path.expanduser(text))]
-    typed = [text for text in texts if text not in files]
-    typed = [text for text in typed if text not in BARE]
+    words = [text for text in _joined(texts) if text not in BARE]
+    files = [text for text in words if os.path.lexists(os.path.expanduser(text))]
+    typed = [text for text in words if text not in files]
     lost = next((text for text in typed if "=" not in text), None)
     if lost is not None:
         raise CkptError(f"{lost} is neither a file that exists nor KEY=VALUE; check the path")
@@ -143,6 +151,8 @@ def read_config(texts: Sequence[str], kind: str | None = None) -> Config:
         files = [str(settings.pop("cfg"))]
     if len(files) > 1:
         raise CkptError(f"{files[0]} and {files[1]}: a checkpoint is compared with one file; leave one of them out")
+    if not files and kind in FILES_ONLY:
+        raise CkptError(f"--as {kind} needs a file, not settings; name the yaml")
     if not files:
         return Config(kind or "inline", " ".join(typed), _nested(settings), None, frozenset(settings), tuple(texts))
     path = Path(os.path.expanduser(files[0]))
@@ -151,6 +161,17 @@ def read_config(texts: Sequence[str], kind: str | None = None) -> Config:
     content = {**read_settings(path), **_nested(settings)}
     name = " ".join([str(path), *typed])
     return Config(kind or kind_of(content, path), name, content, path, frozenset(settings), tuple(texts))
+
+
+def _joined(texts: Sequence[str]) -> list[str]:
+    """Words as the trainers' command line takes them: spaces around an equals sign and commas behind a word go."""
+    words: list[str] = []
+    for text in texts:
+        if words and (text.startswith("=") or words[-1].endswith("=")) and not os.path.lexists(text):
+            words[-1] += text
+        else:
+            words.append(text)
+    return [word.removesuffix(",") if "=" in word else word for word in words]
 
 
 def kind_of(content: Mapping[str, Any], path: Path) -> str:

@@ -511,3 +511,13 @@ def test_distances_add_up() -> None:
     assert halves.max_abs == whole.max_abs
     assert halves.relative == pytest.approx(whole.relative)
     assert halves.cosine == pytest.approx(whole.cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 5, 8192, PIECE + 3])
+@pytest.mark.parametrize("odd", [INF, -INF, NAN])
+def test_one_half_that_is_not_finite_is_always_noticed(odd: float, count: int) -> None:
+    old = np.full(count, 1.5, np.float16)
+    new = old * np.float16(0.5)
+    new[count // 2] = odd
+    assert check(floats(old, "float16"), floats(new, "float16")).nonfinite == 1
+    assert check(floats(new, "float16"), floats(old, "float16")).nonfinite == 1

@@ -48,6 +48,17 @@ class TestKinds:
         assert config.values == {"lr0": 0.02, "epochs": 7}
         assert read_config([f"cfg={path}", "epochs=7"]).values == config.values
 
+    @pytest.mark.parametrize("texts", [["batch", "=", "8"], ["batch=", "8"], ["batch", "=8"], ["batch=8,"]])
+    def test_spaces_and_commas_are_read_as_the_trainer_does(self, texts: list[str]) -> None:
+        assert read_config(texts).values == {"batch": 8}
+
+    def test_a_folder_called_train_is_no_file_of_settings(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "train").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert read_config(["train", "batch=8"]).values == {"batch": 8}
+
     def test_a_command_line_can_be_pasted_whole(self) -> None:
         config = read_config(["yolo", "detect", "train", "resume", "batch=8"])
         assert (config.kind, config.values) == ("inline", {"batch": 8})
@@ -59,7 +70,7 @@ class TestKinds:
             ("", "no settings"),
             ("a: [1", "can't be read as YAML"),
             ("a: !!python/object/apply:os.getcwd []", "can't be read as YAML"),
-            ("1: 2", "no settings"),
+            ("1: 2", "the name 1 is no text"),
             ("a: &a [*a]", "too many values"),
             (
                 "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n"

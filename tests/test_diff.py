@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ class TestResumeOfUltralytics:
             ("imgsz", 70, "honoured", "as 96"),
             ("imgsz", "big", "invalid", "whole number of pixels"),
             ("batch", 2.5, "invalid", "share of the memory"),
+            ("batch", 2.0, "invalid", "share of the memory"),
+            ("batch", 0.7, "honoured", "measures"),
+            ("train.lr0", 0.5, "unknown", "did you mean"),
+            ("__lr0", 0.01, "unknown", "did you mean lr0?"),
+            ("end2end", 1, "invalid", "true or false"),
+            ("half", False, "harmless", "saved value"),
+            ("hide_labels", False, "harmless", "saved value"),
+            ("keras", True, "harmless", "gone since"),
+            ("epochs", date(2024, 1, 1), "invalid", "whole number"),
+            ("time", 0, "harmless", "no limit"),
+            ("time", -1, "schedule", "next epoch"),
+            ("augmentations", 1, "invalid", "a list"),
             ("device", "banana", "invalid", "0,1 or cpu"),
             ("half", True, "ignored", "quantize since 8.4.80"),
             ("time", 2.0, "schedule", "hours"),
@@ -105,13 +118,25 @@ class TestResumeOfUltralytics:
 
     @pytest.mark.parametrize(
         ("setting", "value"),
-        [("batch", 4.0), ("device", "cpu"), ("epochs", 5), ("cos_lr", False), ("optimizer", "AdamW"), ("freeze", None)],
+        [
+            ("epochs", 5.0),
+            ("device", "cpu"),
+            ("epochs", 5),
+            ("cos_lr", False),
+            ("optimizer", "AdamW"),
+            ("freeze", None),
+        ],
     )
     def test_the_saved_value_is_no_difference(self, setting: str, value: Any) -> None:
         found = against(REAL, **{setting: value})
         assert found.differences == []
         assert found.same
         assert found.safe
+
+    @pytest.mark.parametrize("settings", [{"train": {"epochs": 5}}, {"__epochs": 5}, {"train.epochs": 5}])
+    def test_a_name_in_a_room_is_unknown_whatever_its_value(self, settings: dict[str, Any]) -> None:
+        found = diff(REAL, settings, target=NEWEST)
+        assert set(meanings(found).values()) == {"unknown"}
 
     def test_devices_are_alike_however_they_are_spelt(self, write: Write) -> None:
         path = write(ultralytics_checkpoint(train_args={"epochs": 5, "device": "cuda:0", "optimizer": "SGD"}))
@@ -208,6 +233,8 @@ class TestFineTuning:
             ("optimizer", "SGD", "schedule"),
             ("optimizer", "Sophia", "invalid"),
             ("mosaic", 0.5, "honoured"),
+            ("resume", "last.pt", "breaks"),
+            ("pretrained", False, "breaks"),
             ("lr_0", 0.1, "unknown"),
             ("show", True, "harmless"),
         ],
@@ -244,6 +271,8 @@ class TestDataSets:
             ({"names": ["cat", "hound"]}, "names", "honoured", "dog is hound"),
             ({"names": ["cat", "dog"], "nc": 3}, "nc", "invalid", "nc says 3"),
             ({}, "names", "invalid", "neither"),
+            ({"names": {1: "cat", 2: "dog"}}, "names", "invalid", "numbered from 0 to 1"),
+            ({"names": "cat"}, "names", "invalid", "a list or a mapping"),
             ({"names": ["cat", "dog"], "train": None}, "train", "invalid", "must say"),
         ],
     )
@@ -256,6 +285,10 @@ class TestDataSets:
         assert words in difference.why
         assert found.kind == "data"
         assert found.safe is (meaning == "honoured")
+
+    def test_what_a_release_does_not_read_breaks_nothing(self, write: Write, tmp_path: Path) -> None:
+        found = diff(two_classes(write), data_yaml(tmp_path, nc=3), target="ultralytics==8.4.150")
+        assert set(meanings(found).values()) == {"ignored"}
 
     def test_the_same_classes_are_no_difference(self, write: Write, tmp_path: Path) -> None:
         path = data_yaml(tmp_path, names=["cat", "dog"], nc=2)
@@ -343,7 +376,14 @@ class TestArchitectures:
 
     @pytest.mark.parametrize(
         ("model", "meaning"),
-        [("yolo11s.yaml", "breaks"), ("yolov8n.pt", "breaks"), ("yolo11n.pt", "harmless"), ("mine.pt", "ignored")],
+        [
+            ("yolo11s.yaml", "breaks"),
+            ("yolov8n.pt", "breaks"),
+            ("yolo11n.pt", "harmless"),
+            ("mine.pt", "ignored"),
+            ("mine.yaml", "ignored"),
+            ("yolo11.yaml", "harmless"),
+        ],
     )
     def test_a_config_names_a_model(self, model: str, meaning: str, checkpoint: Path) -> None:
         assert meanings(against(checkpoint, model=model)) == {"model": meaning}
@@ -384,6 +424,13 @@ class TestOtherTrainers:
         found = diff(path, {"train": {"crop": 64}, "data": {"root": "a"}})
         assert meanings(found) == {"train.crop": "honoured"}
         assert meanings(diff(path, ["crop=64"])) == {"crop": "honoured"}
+
+    def test_the_kind_of_an_optimizer_in_its_own_room(self, write: Write) -> None:
+        path = write(plain_checkpoint(args=..., config={"optimizer": {"name": "SGD", "lr": 0.01}, "epochs": 9}))
+        assert meanings(diff(path, {"optimizer": {"name": "AdamW"}})) == {"optimizer.name": "breaks"}
+
+    def test_yolov5_knows_its_flags_by_several_names(self) -> None:
+        assert set(meanings(diff(YOLOV5, ["batch=8", "batch-size=8", "img-size=640"])).values()) == {"ignored"}
 
     def test_yolov5_reads_nothing_from_the_caller(self) -> None:
         found = against(YOLOV5, None, lr0=0.1, epochs=9, batch_size=8, lr_0=3)
@@ -512,6 +559,13 @@ class TestCommandLine:
         assert [entry["key"] for entry in json.loads(run.stdout)["differences"]] == keys
         assert run.returncode == code
 
+    def test_what_is_left_out_is_still_not_safe(self, config: Path, ckpt: Run) -> None:
+        options = ["--only", "honoured", "--target", NEWEST]
+        assert json.loads(ckpt("diff", REAL, config, *options, "--json").stdout)["safe"] is False
+        run = ckpt("diff", REAL, config, *options)
+        assert "unsafe to resume so: 1 honoured and 5 not shown" in run.stdout
+        assert f"--target {NEWEST} --command" in run.stdout.splitlines()[-1]
+
     @pytest.mark.parametrize(
         ("settings", "code"), [(["batch=4"], 0), (["show=True"], 0), (["batch=8"], 1), (["lr_0=1"], 1)]
     )
@@ -528,6 +582,7 @@ class TestCommandLine:
             ["new.yaml", "REAL"],
             ["REAL", "new.yaml", "--as", "novel"],
             ["REAL", "new.yaml", "--only", "fun"],
+            ["REAL", "lr0=1", "--as", "model"],
             ["REAL", "new.yaml", "--for", "fun"],
             ["REAL", "new.yaml", "--target", "what?"],
             ["REAL", "REAL", "--command"],
@@ -563,6 +618,15 @@ class TestCommandLine:
                 "ckpt repair {last} --set optimizer=SGD --reinit optimizer -o {edited} && "
                 "yolo train resume model={edited}",
             ),
+            (
+                ["weight_decay=0.01"],
+                "ckpt repair {last} --set weight_decay=0.01 --set optimizer=AdamW --reinit optimizer -o {edited} && ",
+            ),
+            (["optimizer=auto"], "yolo train resume model={last}"),
+            (["optimizer=Sophia"], "yolo train resume model={last}"),
+            (["epochs=2"], "yolo train resume model={last}"),
+            (["single_cls=True"], "yolo train resume model={last}"),
+            (["device="], "yolo train resume model={last} device=None"),
             (["name=other"], "yolo train resume model={last} save_dir="),
             (["model=yolov8s.yaml"], "yolo train model=yolov8s.yaml pretrained={last} "),
             (["freeze=99"], "yolo train model={last} "),

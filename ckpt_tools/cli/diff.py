@@ -120,13 +120,22 @@ def diff(
             print_json("diff", {"old": old, "new": " ".join(new), "error": str(error)})
         raise
     kept = found.kept(meanings, ignore or ())
+    again = _again(kind, intent, target, python, here, defaults)
     if json_:
         print_json("diff", kept.as_json())
     elif as_command:
         _print_command(found)
     elif not quiet:
-        PRINTERS[form](kept)
+        PRINTERS[form](kept, again)
     return YES if kept.same else NO
+
+
+def _again(kind: str | None, intent: Intent, target: str | None, python: str | None, here: bool, defaults: bool) -> str:
+    """The options that shape the answer, for the next command."""
+    given = {"--as": kind, "--for": None if intent is Intent.RESUME else intent.value, "--target": target}
+    words = [word for option, value in (given | {"--python": python}).items() if value for word in (option, value)]
+    words += [option for option, on in (("--here", here), ("--defaults", defaults)) if on]
+    return "".join(f" {word}" for word in map(shlex.quote, words))
 
 
 def _kind(text: str | None) -> str | None:
@@ -161,7 +170,7 @@ def _size(old: str, new: list[str]) -> int:
 # ---------------------------------------------------------------- a table for people
 
 
-def _print_table(found: Comparison) -> None:
+def _print_table(found: Comparison, again: str) -> None:
     say(_headline(found))
     for difference in found.differences:
         word = str(difference.meaning)
@@ -170,7 +179,7 @@ def _print_table(found: Comparison) -> None:
         say(f"           {shown(difference.why)}")
     _print_tensors(found)
     say(_summary(found))
-    say(f"next: {command(_next(found))}")
+    say(f"next: {command(_next(found, again))}")
 
 
 def _headline(found: Comparison) -> str:
@@ -197,7 +206,9 @@ def _summary(found: Comparison) -> str:
     if found.tensors:
         parts.append(_weights(found))
     listed = f": {', '.join(parts)}" if parts else ""
-    if found.same and not found.differences:
+    if found.left_out:
+        listed += f"{' and' if parts else ':'} {len(found.left_out)} not shown"
+    elif found.same and not found.differences:
         listed = ": no difference" + (f", {_weights(found)}" if found.tensors else "")
     if found.kind == "checkpoint":
         word = paint("same" if found.same else "different", "green" if found.same else "yellow", bold=True)
@@ -218,16 +229,16 @@ def _weights(found: Comparison) -> str:
     return "other weights" if found.same_weights is False else "no weights in common"
 
 
-def _next(found: Comparison) -> str:
+def _next(found: Comparison, again: str) -> str:
     old, quoted = shlex.quote(found.old), shlex.join(found.situation.config.texts or (found.new,))
     if found.kind == "checkpoint":
-        return f"ckpt inspect {old}" if found.same or found.measured else f"ckpt diff {old} {quoted} --values"
+        return f"ckpt inspect {old}" if found.same or found.measured else f"ckpt diff {old} {quoted}{again} --values"
     if not found.ready:
         return f"ckpt verify {old}"
     resume = found.situation.found.layout.resume
-    if not found.differences and found.purpose == "resume" and resume:
+    if found.safe and not found.differences and not found.left_out and found.purpose == "resume" and resume:
         return resume.replace("{path}", old)
-    return f"ckpt diff {old} {quoted} --command"
+    return f"ckpt diff {old} {quoted}{again} --command"
 
 
 def _print_tensors(found: Comparison) -> None:
@@ -283,6 +294,8 @@ def _part_line(part: PartComparison) -> str:
     name = shown(old.path or old.role)
     name += f" against {shown(new.path or new.role)}" if (new.path or new.role) != (old.path or old.role) else ""
     total = len(part.tensors)
+    if not total:
+        return f"{name}: no tensor in common"
     if part.same_weights:
         word = "same weights" if part.role in WEIGHTS else "the same"
         retyped = f", {len(part.retyped)} of another type" if part.retyped else ""
@@ -300,7 +313,7 @@ def _part_line(part: PartComparison) -> str:
 # ---------------------------------------------------------------- other forms
 
 
-def _print_markdown(found: Comparison) -> None:
+def _print_markdown(found: Comparison, _: str) -> None:
     say(f"**{_headline(found)}**")
     say()
     if found.differences:
@@ -315,7 +328,7 @@ def _print_markdown(found: Comparison) -> None:
     say(_summary(found))
 
 
-def _print_patch(found: Comparison) -> None:
+def _print_patch(found: Comparison, _: str) -> None:
     """A unified diff of the settings as yaml lines, each new one with its meaning behind it."""
     before = [_line(d, old=True) for d in found.differences if _there(d.old)]
     after = [_line(d, old=False) for d in found.differences if _there(d.new)]

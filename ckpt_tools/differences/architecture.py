@@ -146,10 +146,11 @@ def named_architecture(text: str, situation: Situation) -> str | None:
         return f"{path.name} is another model: {first}" if first else ""
     origin = str(saved.get("yaml_file") or situation.saved.get("model") or "")
     ours, theirs = family(origin), family(text)
-    if ours == theirs:
+    ours = (ours[0], ours[1] or str(saved.get("scale") or ""))
+    if ours == theirs or (ours[0] == theirs[0] and {ours[1], theirs[1]} <= {"", "n"}):
         return ""
-    if not theirs[1] and not is_yaml(path):
-        return None  # weights of any name
+    if not theirs[1] and ours[0] != theirs[0]:
+        return None  # a name of the user's own that is not at hand
     if ours[0] == theirs[0]:
         scales = (theirs[1] or "n", ours[1] or saved.get("scale") or "n")
         return f"{PurePath(text).name} is scale {scales[0]}, the checkpoint's is {scales[1]}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from ckpt_tools.differences import scripts, ultralytics
 from ckpt_tools.differences.architecture import check_architecture
 from ckpt_tools.differences.data import check_data, check_named_data
-from ckpt_tools.differences.model import Difference, Meaning
-from ckpt_tools.differences.settings import Change, changes
+from ckpt_tools.differences.model import ABSENT, Difference, Meaning
+from ckpt_tools.differences.settings import Change, changes, flat
 from ckpt_tools.differences.situation import Situation
 from ckpt_tools.layouts.arguments import default_arguments
 
@@ -26,8 +27,9 @@ def check_config(situation: Situation, defaults: Mapping[str, Any] | None = None
 def check_arguments(situation: Situation, defaults: Mapping[str, Any]) -> Iterator[Difference]:
     """Settings of a training run, and the data set they name."""
     judge = JUDGES.get(situation.found.layout.name, scripts.meaning_of)
-    saved, wanted = _completed(situation), {**defaults, **situation.config.values}
-    found = changes(saved, wanted)
+    situation = replace(situation, config=situation.config.over(defaults))
+    saved, wanted = _completed(situation), situation.config.values
+    found = changes(saved, wanted, exact=situation.found.layout.name == "ultralytics")
     yield from _refused(situation, saved, wanted, {change.key for change in found})
     data_set = wanted.get("data")
     for change in found:
@@ -44,11 +46,12 @@ def _refused(
     """Settings the trainer stops at although the file has the same: it was made by another release."""
     if situation.found.layout.name != "ultralytics":
         return
-    for key, value in wanted.items():
-        if key not in differing and key in saved:
-            refused = ultralytics.refusal(Change(key, saved[key], value, key), situation)
+    for key, value in flat(wanted).items():
+        if key not in differing:
+            old = saved.get(key, ABSENT)
+            refused = ultralytics.refusal(Change(key, old, value, key), situation)
             if refused is not None:
-                yield Difference(key, saved[key], value, *refused)
+                yield Difference(key, old, value, *refused)
 
 
 def _completed(situation: Situation) -> Mapping[str, Any]:

@@ -11,13 +11,16 @@ from typing import Any
 from ckpt_tools.differences.model import STOPS, Difference, Meaning
 from ckpt_tools.differences.situation import Situation
 from ckpt_tools.layouts.arguments import default_arguments, known_arguments, taken_on_resume
+from ckpt_tools.layouts.ultralytics import group_rules
 
 __all__ = ["Advice", "advise"]
 
 FOLDER = frozenset({"project", "name", "exist_ok"})  # what `save_dir` is made of
-BY_STATE = frozenset({"optimizer", "momentum", "weight_decay"})  # changed only with a fresh optimizer
+IN_GROUPS = frozenset({"momentum", "weight_decay"})  # kept in the optimizer's groups
+BY_STATE = frozenset({"optimizer", *IN_GROUPS})  # changed only with a fresh optimizer
+ASKED_FOR = frozenset({"save_dir", "pretrained", *FOLDER})  # what a new run takes, if it is asked for by name
 NOT_CARRIED = frozenset({"model", "data", "mode", "task", "resume", "save_dir", "cfg", "pretrained", *FOLDER})
-NEVER = frozenset({"task", "model"})  # no edit of the settings brings these
+NEVER = frozenset({"task", "model", "single_cls"})  # no edit of the settings brings these
 TAKEN = (Meaning.HONOURED, Meaning.SCHEDULE)
 
 
@@ -39,7 +42,7 @@ def advise(situation: Situation, differences: Sequence[Difference], ready: bool)
         _script(situation, differences, advice)
     elif not situation.resuming:
         _new_run(situation, differences, advice)
-    elif not ready:
+    elif not ready and not _extends(situation, differences):
         advice.notes.append("the checkpoint itself can't be resumed (`ckpt verify` says why): this starts a new run")
         _new_run(situation, differences, advice)
     elif any(difference.meaning is Meaning.BREAKS for difference in differences):
@@ -57,13 +60,15 @@ def _resume(situation: Situation, differences: Iterable[Difference], advice: Adv
     given = [d for d in differences if d.meaning in TAKEN and d.section == "args"]
     ignored = [d for d in differences if d.meaning is Meaning.IGNORED and d.key not in FOLDER]
     edits = [d for d in ignored if d.key in known_arguments(situation.version) and d.key not in NEVER]
-    edits = [d for d in edits if d.key not in taken_on_resume(situation.version)]
+    edits = [d for d in edits if d.key not in taken_on_resume(situation.version) and not _out_of_reach(d, situation)]
     advice.notes += [f"{d.key} stays as it is: {d.why}" for d in ignored if d not in edits]
     options = [_typed(d.key, d.new) for d in given]
     sets = [_typed(d.key, d.new) for d in edits]
     folder = _folder(situation, differences)
     if folder is not None:
         (options if "save_dir" in taken_on_resume(situation.version) else sets).append(_typed("save_dir", folder))
+    if any(d.key in IN_GROUPS for d in edits) and not any(d.key == "optimizer" for d in edits):
+        sets.append(_typed("optimizer", situation.optimizer or situation.saved.get("optimizer")))
     if sets:
         fresh = ["--reinit", "optimizer"] if any(d.key in BY_STATE for d in edits) else []
         if fresh:
@@ -73,6 +78,24 @@ def _resume(situation: Situation, differences: Iterable[Difference], advice: Adv
         advice.commands.append(shlex.join(["ckpt", "repair", path, *settings, *fresh, "-o", made]))
         path = made
     advice.commands.append(shlex.join(["yolo", "train", "resume", f"model={path}", *options]))
+
+
+def _extends(situation: Situation, differences: Iterable[Difference]) -> bool:
+    """Whether a run that is over, but whose file was not stripped, is to have more epochs."""
+    done = situation.found.epoch
+    live = bool(situation.found.role("optimizer")) and done is not None and done >= 0
+    asked = next((d.new for d in differences if d.key == "epochs" and d.meaning is Meaning.IGNORED), 0)
+    return live and done is not None and isinstance(asked, int) and asked > done + 1
+
+
+def _out_of_reach(difference: Difference, situation: Situation) -> bool:
+    """What an edit of the saved settings can't bring: an optimizer nobody has, fewer epochs than are done."""
+    if difference.key == "optimizer":
+        asked = str(difference.new).lower()
+        known = [name.lower() for name in group_rules(situation.version)["names"]]
+        return asked == "auto" or asked not in known
+    done = situation.found.epoch
+    return difference.key == "epochs" and done is not None and difference.new <= done + 1
 
 
 def _folder(situation: Situation, differences: Iterable[Difference]) -> str | None:
@@ -95,7 +118,7 @@ def _new_run(situation: Situation, differences: Sequence[Difference], advice: Ad
         if key in known and key not in NOT_CARRIED and value != defaults.get(key)
     }
     usable = [d for d in differences if d.section == "args" and d.meaning not in (Meaning.UNKNOWN, Meaning.INVALID)]
-    new = {d.key: d.new for d in usable if d.key in known and (d.key in FOLDER or d.key not in NOT_CARRIED)}
+    new = {d.key: d.new for d in usable if d.key in known and (d.key in ASKED_FOR or d.key not in NOT_CARRIED)}
     settings = {**(saved if situation.resuming else {}), **new}
     config, model, data = situation.config, path, situation.saved.get("data")
     named = {d.key: d.new for d in usable}
@@ -135,4 +158,4 @@ def _script(situation: Situation, differences: Iterable[Difference], advice: Adv
 
 def _typed(key: str, value: Any) -> str:
     """``KEY=VALUE`` as trainers and ``ckpt repair --set`` read it."""
-    return f"{key}={value}"
+    return f"{key}={None if value == '' else value}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,19 @@ REMAPS = (8, 4, 91)  # from here on a new run moves the rows of the head by the 
 
 def check_data(situation: Situation) -> Iterator[Difference]:
     """A data yaml the user names: its place against the saved one, and what is in it."""
-    path = situation.config.path
+    path, unread = situation.config.path, False
     saved = situation.saved.get("data")
     if path is not None and situation.found.layout.name == "ultralytics" and isinstance(saved, str):
         change = Change("data", saved, str(path))
         if str(path.resolve()) != saved and str(path.absolute()) != saved:
             meaning, why = meaning_of(change, situation)
+            unread = meaning is Meaning.IGNORED
             yield Difference("data", saved, str(path), meaning, why)
-    yield from compare_data(situation, situation.config.values, path.parent if path else Path())
+    for difference in compare_data(situation, situation.config.values, path.parent if path else Path()):
+        if unread and difference.meaning is not Meaning.HARMLESS:
+            why = f"a resume would not read it; if it did: {difference.why}"
+            difference = replace(difference, meaning=Meaning.IGNORED, why=why)
+        yield difference
 
 
 def check_named_data(situation: Situation, name: Any) -> Iterator[Difference]:
@@ -68,14 +74,21 @@ def _required(described: Mapping[str, Any]) -> Iterator[Difference]:
     for key in REQUIRED:
         if key not in described and not (key == "val" and "validation" in described):
             why = "every data yaml must say where its train and val images are; the trainer stops"
-            yield Difference(key, ABSENT, ABSENT, Meaning.INVALID, why, SECTION)
+            yield Difference(key, ABSENT, None, Meaning.INVALID, why, SECTION)
     names, count = described.get("names"), described.get("nc")
     if isinstance(names, (list, dict)) and isinstance(count, int) and len(names) != count:
         why = f"nc says {count} and names lists {len(names)}; the trainer stops"
         yield Difference("nc", len(names), count, Meaning.INVALID, why, SECTION)
     if names is None and count is None:
         why = "neither names nor nc is there; the trainer stops"
-        yield Difference("names", ABSENT, ABSENT, Meaning.INVALID, why, SECTION)
+        yield Difference("names", ABSENT, None, Meaning.INVALID, why, SECTION)
+    elif names is not None and not isinstance(names, (list, dict)):
+        yield Difference(
+            "names", ABSENT, names, Meaning.INVALID, "a list or a mapping is wanted; the trainer stops", SECTION
+        )
+    elif isinstance(names, dict) and {str(key) for key in names} != {str(number) for number in range(len(names))}:
+        why = f"the classes must be numbered from 0 to {len(names) - 1}; the trainer stops"
+        yield Difference("names", ABSENT, names, Meaning.INVALID, why, SECTION)
 
 
 def _classes(situation: Situation, described: Mapping[str, Any]) -> Iterator[Difference]:

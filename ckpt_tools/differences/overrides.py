@@ -6,6 +6,7 @@ release to release (``BaseTrainer.check_resume`` in ``engine/trainer.py``; ``lay
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,10 @@ def _data(change: Change, situation: Situation) -> Judged:
     if isinstance(change.new, str) and isinstance(change.old, str):
         place = situation.place(change.new)
         unseen = not place.is_absolute() and not place.exists() and Path(change.old).parts[-len(place.parts) :]
+        here = Path(os.path.expanduser(change.new))
+        if place != here and place.exists():
+            why = f"the trainer looks for {here} from where it is started: do that in {place.parent}"
+            return (Meaning.BREAKS, f"there is no {here} here") if situation.here else (Meaning.HONOURED, why)
         if str(place.absolute()) == change.old or (place.exists() and str(place.resolve()) == change.old):
             return Meaning.HARMLESS, "the same file"
         if unseen == place.parts:
@@ -218,15 +223,18 @@ def _device(change: Change, situation: Situation) -> Judged:
 def _time(change: Change, situation: Situation) -> Judged:
     judged, why = resumed(change, situation)
     if judged is Meaning.HONOURED:
+        if not change.new and not change.old:
+            return Meaning.HARMLESS, "no limit, as before"
+        late = isinstance(change.new, (int, float)) and change.new < 0
         why = f"the run ends after {change.new} more hours" if change.new else "the saved number of epochs ends the run"
-        return Meaning.SCHEDULE, f"{why}; the learning rate follows"
+        return Meaning.SCHEDULE, "the run ends after its next epoch" if late else f"{why}; the learning rate follows"
     return judged, why
 
 
 def _close_mosaic(change: Change, situation: Situation) -> Judged:
     judged, why = resumed(change, situation)
     epochs = situation.found.epochs
-    if judged is Meaning.HONOURED and isinstance(change.new, int) and change.new and epochs:
+    if judged is Meaning.HONOURED and isinstance(change.new, int) and change.new > 0 and epochs:
         why = f"a resume takes it: mosaics end after epoch {max(epochs - change.new, 0)} of {epochs}"
     return judged, why
 
@@ -312,6 +320,18 @@ def _new_optimizer(change: Change, situation: Situation) -> Judged:
     return Meaning.SCHEDULE, "a new run starts with an optimizer of its own"
 
 
+def _no_resume(change: Change, situation: Situation) -> Judged:
+    if change.new:
+        return Meaning.BREAKS, "it would go on with a run that was interrupted instead of starting a new one"
+    return Meaning.HARMLESS, "a new run is no resume"
+
+
+def _from_scratch(change: Change, situation: Situation) -> Judged:
+    if change.new is False:
+        return Meaning.BREAKS, "a new run would not start from these weights"
+    return Meaning.HONOURED, "the weights the new run starts from"
+
+
 IN_A_NEW_RUN: dict[str, Rule] = {
     "model": _model,
     "data": _data,
@@ -319,7 +339,8 @@ IN_A_NEW_RUN: dict[str, Rule] = {
     "freeze": _freeze,
     "optimizer": _new_optimizer,
     "mode": _by_command,
-    "resume": _by_command,
+    "resume": _no_resume,
+    "pretrained": _from_scratch,
     "cfg": _by_command,
     "task": _task,
 }

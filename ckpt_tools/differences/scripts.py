@@ -33,6 +33,7 @@ OPTIONS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"^(nesterov|dampening|amsgrad|alpha|rho|lr_decay)$", re.I), ""),
 )
 OPTIMIZER = re.compile(r"^(opt|optim|optimi[sz]er(_name|_type)?)$", re.I)
+KIND_KEYS = ("name", "type", "class_path", "_target_")
 PLANNED = frozenset({*PLANNED_KEYS, "max_steps", "num_steps", "total_steps", "max_iters", "max_iter"})
 SHAPES = re.compile(
     r"^(nc|num_?classes|n_?classes|arch(itecture)?|model(_name|_type)?|backbone|variant|in_?channels|out_?channels"
@@ -40,6 +41,7 @@ SHAPES = re.compile(
     r"|num_queries|vocab_size|patch_size|input_dim|output_dim)$",
     re.I,
 )
+OWN_FLAGS = {"batch": "batch_size", "img": "imgsz", "img_size": "imgsz"}  # of yolov5 and its kin, besides their names
 SCHEDULER_PREFIX = re.compile(r"^(lr_?)?(sched(uler)?_?)?", re.I)
 COUNTS = re.compile(r"epoch|batch|step|iter|worker|seed|classes|^nc$", re.I)
 
@@ -69,6 +71,11 @@ def _unknown(change: Change, situation: Situation) -> Judged | None:
     """A name the run did not have; where the file keeps no settings nothing can be said."""
     if change.old is not ABSENT:
         return None
+    if situation.config.kind == "checkpoint":
+        return Meaning.HONOURED, "only the other file has it"
+    own = OWN_FLAGS.get(_last(change).replace("-", "_"), _last(change).replace("-", "_"))
+    if situation.found.layout.settings and own in flat(situation.saved):
+        return _discarded(change, situation)
     if not situation.saved:
         return Meaning.HONOURED, "the file keeps no settings to compare with: what the script has, it takes"
     hint = near(_last(change), [name.rpartition(".")[2] for name in flat(situation.saved)])
@@ -147,7 +154,9 @@ def _planned(change: Change, situation: Situation) -> Judged | None:
 
 def _optimizer(change: Change, situation: Situation) -> Judged | None:
     kind = situation.optimizer
-    if not OPTIMIZER.match(_last(change)) or kind is None or not isinstance(change.new, str):
+    room = change.key.split(".")[-2:-1]  # optimizer.name
+    named = OPTIMIZER.match(_last(change)) or (_last(change) in KIND_KEYS and room and OPTIMIZER.match(room[0]))
+    if not named or kind is None or not isinstance(change.new, str):
         return None
     if change.new.lower().rpartition(".")[2] == kind.lower():
         return Meaning.HARMLESS, f"the state in the file is {kind}'s"

@@ -14,6 +14,14 @@ __all__ = ["Change", "changes", "flat", "near"]
 
 PATH_KEYS = frozenset({"data", "model", "project", "save_dir", "weights", "cfg", "hyp", "source", "distill_model"})
 DIGITS = 12  # significant ones; more is noise of the way a number was written
+# How DeepDiff compares: 4 is 4.0, numbers by their leading digits, names that begin with underscores like all others.
+COMPARING: dict[str, Any] = {
+    "ignore_numeric_type_changes": True,
+    "significant_digits": DIGITS,
+    "number_format_notation": "e",
+    "ignore_private_variables": False,
+    "threshold_to_diff_deeper": 0,
+}
 # What other trainers call a setting, for those who come from there.
 ALIASES = {
     "lr": ("lr0",),
@@ -45,19 +53,18 @@ class Change:
     saved: str = ""
 
 
-def changes(saved: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+def changes(saved: Mapping[str, Any], new: Mapping[str, Any], *, exact: bool = False) -> list[Change]:
     """What ``new`` has otherwise than ``saved``, in the order of ``new``; what it leaves out stays as it is.
 
-    A flat name finds its nested twin (``lr`` that of ``optimizer.lr``) where there is just one.
+    Unless names are ``exact``, a flat one finds its nested twin (``lr`` that of ``optimizer.lr``), if it has just one.
     """
     from deepdiff import DeepDiff
 
     ours, theirs = flat(saved), flat(new)
-    names = {key: _saved_name(key, ours) for key in theirs}
+    names = {key: key if exact else _saved_name(key, ours) for key in theirs}
     old = {key: _comparable(key, ours[name]) for key, name in names.items() if name in ours}
     wanted = {key: _comparable(key, value) for key, value in theirs.items()}
-    found = DeepDiff(old, wanted, ignore_numeric_type_changes=True, significant_digits=DIGITS,
-                     number_format_notation="e", threshold_to_diff_deeper=0, view="tree")  # fmt: skip
+    found = DeepDiff(old, wanted, view="tree", **COMPARING)
     differing = {item.path(output_format="list")[0] for items in found.values() for item in items}
     return [Change(key, ours.get(names[key], ABSENT), theirs[key], names[key]) for key in theirs if key in differing]
 
@@ -113,6 +120,8 @@ def _comparable(key: str, value: Any) -> Any:
         return {str(name): _comparable("", inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_comparable("", inner) for inner in value]
+    if isinstance(value, int) and abs(value) >= 10**DIGITS:
+        return f"integer {value}"
     return value if isinstance(value, (int, float, type(None))) else f"{type(value).__name__} {value}"
 
 

@@ -16,6 +16,7 @@ from ckpt_tools.differences.settings import Change, near
 from ckpt_tools.differences.situation import Situation
 from ckpt_tools.layouts.arguments import (
     argument_releases,
+    default_arguments,
     known_arguments,
     read_in_training,
     refused_value,
@@ -53,14 +54,21 @@ def _renamed(change: Change, situation: Situation) -> Judged | None:
     old = renamed(change.key, situation.version)
     if old is None:
         return None
+    if old.flag and not isinstance(change.new, (bool, type(None))):
+        return Meaning.INVALID, "true or false is wanted; the trainer stops"
     if old.becomes is None:
-        return Meaning.IGNORED, f"{change.key} is gone since {old.since}: the trainer drops it with a warning"
+        mattered = bool(change.new) and change.key not in NEVER_TRAINED
+        meaning = Meaning.IGNORED if mattered else Meaning.HARMLESS
+        return meaning, f"{change.key} is gone since {old.since}: the trainer drops it with a warning"
     value = TRANSLATED[change.key](change.new) if change.key in TRANSLATED else change.new
+    if value == situation.saved.get(old.becomes, default_arguments(situation.version).get(old.becomes)):
+        return Meaning.HARMLESS, f"{old.becomes} since {old.since}, with the saved value"
     becoming = Change(old.becomes, situation.saved.get(old.becomes), value, old.becomes)
     judged, why = meaning_of(becoming, situation)
     return judged, f"{old.becomes} since {old.since}: {why}"
 
 
+NEVER_TRAINED = frozenset({"keras", "crop_fraction", "save_hybrid"})  # dropped names that never shaped a training
 # What the trainer makes of the value of a name it translates (``cfg/__init__.py``, ``_handle_deprecation``).
 TRANSLATED: dict[str, Callable[[Any], Any]] = {
     "half": lambda value: 16 if value else None,
@@ -82,7 +90,7 @@ def _unknown(change: Change, situation: Situation) -> Judged | None:
         when = f"{until} dropped it" if gone else f"it came with {since}"
         return Meaning.UNKNOWN, f"{situation.trainer} has no such argument ({when}) and stops (SyntaxError)"
     hint = near(change.key, sorted(known))
-    suggestion = f"did you mean {hint}?" if hint else "check the spelling"
+    suggestion = f"did you mean {hint}?" if hint else "check the spelling:"
     return Meaning.UNKNOWN, f"{suggestion} the trainer stops at names it does not know (SyntaxError)"
 
 
@@ -114,7 +122,8 @@ def _batch_size(value: Any, version: Release) -> bool:
     """A number of images, -1 to measure it, or, from 8.2.29 on, a share of the memory."""
     if version and version < SHARES:
         return isinstance(value, int) and (value > 0 or value == -1)
-    return isinstance(value, (int, float)) and (value <= 1 or float(value).is_integer())
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole or (isinstance(value, float) and value < 1)
 
 
 def _device_name(value: Any, version: Release) -> bool:
@@ -128,6 +137,7 @@ ODD_VALUES: dict[str, tuple[Callable[[Any, Release], bool], str]] = {
     "imgsz": (_image_size, "a whole number of pixels"),
     "batch": (_batch_size, "a whole number of images, -1, or a share of the memory below 1"),
     "device": (_device_name, "a device like 0, 0,1 or cpu"),
+    "augmentations": (lambda value, _: value is None or isinstance(value, list), "a list"),
     "close_mosaic": (lambda value, _: value is not None, "a whole number"),
 }
 

@@ -31,6 +31,7 @@ class Renamed(NamedTuple):
 
     becomes: str | None
     since: str
+    flag: bool = False  # whether it must be true or false
 
 
 def known_arguments(version: Release) -> set[str]:
@@ -57,7 +58,7 @@ def renamed(name: str, version: Release) -> Renamed | None:
     entry = facts()["deprecated"].get(name)
     if entry is None or numbers(entry["since"]) > (version or NEWEST):
         return None
-    return Renamed(entry["becomes"], entry["since"])
+    return Renamed(entry["becomes"], entry["since"], "type" in entry)
 
 
 def taken_on_resume(version: Release) -> set[str]:
@@ -77,7 +78,8 @@ def refused_value(name: str, value: Any, version: Release) -> str:
     entry = facts()["args"].get(name)
     if entry is None or not _there(entry, version) or resume_rules(version).get("bad_type_raises") is None:
         return ""
-    if _accepted(value, entry, version):
+    odd = value is not None and not isinstance(value, (str, int, float, list, tuple, dict))  # a date, say
+    if _accepted(value, entry, version) and not (odd and (_at(entry["type"], version) or "any") in TYPES):
         return ""
     least = _at(entry.get("min", []), version)
     wanted = WANTED.get(_at(entry["type"], version) or "any", "another value")

@@ -45,6 +45,7 @@ class Comparison:
     situation: Situation
     differences: list[Difference] = field(default_factory=list)
     tensors: list[PartComparison] = field(default_factory=list)
+    left_out: list[Difference] = field(default_factory=list)  # what a filter hides; it counts for `safe` all the same
 
     @property
     def same(self) -> bool:
@@ -63,7 +64,7 @@ class Comparison:
     @property
     def safe(self) -> bool:
         """Whether training goes on from this checkpoint with this configuration, with nothing in it going wrong."""
-        return self.ready and not stops(self.differences)
+        return self.ready and not stops([*self.differences, *self.left_out])
 
     @property
     def same_weights(self) -> bool | None:
@@ -98,8 +99,9 @@ class Comparison:
             if (not meanings or difference.meaning in meanings)
             and not any(fnmatchcase(difference.key, pattern) for pattern in patterns)
         ]
+        left_out = [difference for difference in self.differences if difference not in differences]
         parts = [] if any(fnmatchcase("tensors", pattern) for pattern in patterns) else self.tensors
-        return replace(self, differences=differences, tensors=[] if meanings else parts)
+        return replace(self, differences=differences, tensors=[] if meanings else parts, left_out=left_out)
 
     def as_json(self) -> dict[str, Any]:
         """The JSON document's content."""
@@ -141,9 +143,9 @@ def diff(
 
     ``kind`` overrules what ``new`` looks like (a key of ``configs.KINDS``, or ``checkpoint``), ``purpose`` is
     ``resume`` or ``finetune``, ``target`` the trainer that goes on, ``python`` the interpreter of its environment;
-    ``here`` asks whether data and devices are on this machine, ``defaults`` fills what the configuration leaves out with
-    the trainer's defaults, ``values`` reads every tensor and measures how far they are apart. Raises ``CkptError`` for a
-    path or option that can't be used.
+    ``here`` asks whether data and devices are on this machine, ``defaults`` fills what the configuration leaves out
+    with the trainer's defaults, ``values`` reads every tensor and measures how far they are apart. Raises
+    ``CkptError`` for a path or option that can't be used.
     """
     wanted = parse_target(target, python) if isinstance(target, str) else target
     texts = [os.fspath(new)] if isinstance(new, (str, os.PathLike)) else new
@@ -180,8 +182,8 @@ def _two_checkpoints(
 ) -> Comparison:
     """Two checkpoints: the saved arguments of the second as a configuration for the first, then all else."""
     verdict, trainer = judged
-    after = Situation(new, Config("args", str(new.path), {}), purpose, trainer)
-    before = Situation(old, Config("args", str(new.path), after.saved), purpose, trainer)
+    after = Situation(new, Config(CHECKPOINT, str(new.path), {}), purpose, trainer)
+    before = Situation(old, Config(CHECKPOINT, str(new.path), after.saved), purpose, trainer)
     settings = check_config(before) if before.saved and after.saved else ()
     found = [*settings, *check_state(before, after)]
     parts = compare_tensors(old, new, values=values, progress=progress)

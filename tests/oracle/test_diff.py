@@ -105,6 +105,26 @@ def test_another_optimizer(trainer: Trainer, last: Path) -> None:
     assert len(held["results"]["epoch"]) == EPOCHS
 
 
+def test_options_of_the_optimizer_s_groups(trainer: Trainer, last: Path) -> None:
+    """They come with a fresh optimizer: the saved groups would bring the old ones back."""
+    held = carried_out(trainer, last, "weight_decay=0.01", "momentum=0.5", "warmup_epochs=0", "epochs=5")
+    assert (held["weight_decay"], held["momentum"]) == (0.01, 0.5)
+    with ckpt_tools.open(last.with_name("last.edited.pt")) as opened:
+        (part,) = [part for part in opened.parts if part.role == "optimizer"]
+        assert [group.options["momentum"] for group in part.groups] == [0.5] * 3
+        assert max(group.options["weight_decay"] for group in part.groups) == pytest.approx(0.01)
+
+
+def test_more_epochs_for_a_run_that_is_over(trainer: Trainer) -> None:
+    """A file that was not stripped yet goes on with all its state."""
+    over = trainer.edited(trainer.weights(SGD) / "last.pt", "epochs_shortened")
+    found = diff(over, [f"epochs={EPOCHS}"], target=target())
+    assert str(found.verdict) == "finished"
+    first, second = advise(found.situation, found.differences, found.ready).commands
+    assert first.startswith("ckpt repair ")
+    assert second.startswith("yolo train resume ")
+
+
 def test_another_folder(trainer: Trainer, last: Path) -> None:
     held = carried_out(trainer, last, "name=elsewhere")
     assert held["name"] == "elsewhere"
