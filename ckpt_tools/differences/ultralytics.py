@@ -89,7 +89,7 @@ def _unknown(change: Change, situation: Situation) -> Judged | None:
         gone = until is not None and situation.version >= numbers(until)
         when = f"{until} dropped it" if gone else f"it came with {since}"
         return Meaning.UNKNOWN, f"{situation.trainer} has no such argument ({when}) and stops (SyntaxError)"
-    hint = near(change.key, sorted(known))
+    hint = near(change.key.rpartition(".")[2], sorted(known))
     suggestion = f"did you mean {hint}?" if hint else "check the spelling:"
     return Meaning.UNKNOWN, f"{suggestion} the trainer stops at names it does not know (SyntaxError)"
 
