@@ -639,6 +639,12 @@ class TestCommandLine:
         assert run.stdout.startswith(filled)
         assert len(run.stdout.splitlines()) == 1
 
+    def test_a_release_that_checks_no_types_gets_a_command_all_the_same(self, write: Write, ckpt: Run) -> None:
+        path = write(ultralytics_checkpoint("8.0.20"))
+        run = ckpt("diff", path, "epochs=many", "--target", "ultralytics==8.0.20", "--command")
+        assert run.returncode == 1
+        assert "yolo train" in run.stdout
+
     def test_what_the_command_leaves_out_is_said_on_stderr(self, config: Path, ckpt: Run) -> None:
         run = ckpt("diff", REAL, config, "--target", NEWEST, "--command")
         assert "lr_0" not in run.stdout

@@ -13,7 +13,7 @@ from ckpt_tools.findings import Finding, finding
 from ckpt_tools.layouts import Group, Part, Recognised
 from ckpt_tools.layouts.arguments import refused_arguments
 from ckpt_tools.layouts.parts import dict_of, plain
-from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups, structures
+from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, optimizer_names, plan_groups, structures
 from ckpt_tools.tensors.modules import Layer
 
 __all__ = ["check_target"]
@@ -145,8 +145,7 @@ def _arguments(found: Recognised, context: Context) -> Iterator[Finding]:
     args = {key: plain(value) for key, value in found.args.items()}
     refused = refused_arguments(args, release(target.version))
     optimizer = args.get("optimizer")
-    names = [name.lower() for name in group_rules(release(target.version))["names"]]
-    if isinstance(optimizer, str) and optimizer.lower() not in names:
+    if isinstance(optimizer, str) and optimizer.lower() not in optimizer_names(release(target.version)):
         refused.append(f"optimizer={optimizer} (unknown)")
     if refused:
         shown = few(refused, 8)

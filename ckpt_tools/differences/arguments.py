@@ -49,7 +49,7 @@ def _refused(
     for key, value in flat(wanted).items():
         if key not in differing:
             old = saved.get(key, ABSENT)
-            refused = ultralytics.refusal(Change(key, old, value, key), situation)
+            refused = ultralytics.refusal(Change(key, old, value), situation)
             if refused is not None:
                 yield Difference(key, old, value, *refused)
 

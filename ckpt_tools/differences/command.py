@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.differences.model import STOPS, Difference, Meaning
+from ckpt_tools.differences.overrides import IN_GROUPS
 from ckpt_tools.differences.situation import Situation
 from ckpt_tools.layouts.arguments import default_arguments, known_arguments, taken_on_resume
-from ckpt_tools.layouts.ultralytics import group_rules
+from ckpt_tools.layouts.ultralytics import optimizer_names
 
 __all__ = ["Advice", "advise"]
 
 FOLDER = frozenset({"project", "name", "exist_ok"})  # what `save_dir` is made of
-IN_GROUPS = frozenset({"momentum", "weight_decay"})  # kept in the optimizer's groups
 BY_STATE = frozenset({"optimizer", *IN_GROUPS})  # changed only with a fresh optimizer
 ASKED_FOR = frozenset({"save_dir", "pretrained", *FOLDER})  # what a new run takes, if it is asked for by name
 NOT_CARRIED = frozenset({"model", "data", "mode", "task", "resume", "save_dir", "cfg", "pretrained", *FOLDER})
@@ -92,10 +92,10 @@ def _out_of_reach(difference: Difference, situation: Situation) -> bool:
     """What an edit of the saved settings can't bring: an optimizer nobody has, fewer epochs than are done."""
     if difference.key == "optimizer":
         asked = str(difference.new).lower()
-        known = [name.lower() for name in group_rules(situation.version)["names"]]
-        return asked == "auto" or asked not in known
+        return asked == "auto" or asked not in optimizer_names(situation.version)
     done = situation.found.epoch
-    return difference.key == "epochs" and done is not None and difference.new <= done + 1
+    epochs = difference.new if difference.key == "epochs" else None
+    return isinstance(epochs, (int, float)) and done is not None and epochs <= done + 1
 
 
 def _folder(situation: Situation, differences: Iterable[Difference]) -> str | None:

@@ -7,27 +7,27 @@ release to release (``BaseTrainer.check_resume`` in ``engine/trainer.py``; ``lay
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ckpt_tools.checks.context import release
 from ckpt_tools.checks.machine import missing_device
 from ckpt_tools.differences.architecture import BLOCKS, named_architecture
 from ckpt_tools.differences.model import ABSENT, Meaning
 from ckpt_tools.differences.settings import Change
 from ckpt_tools.differences.situation import Situation
 from ckpt_tools.layouts.arguments import taken_on_resume
-from ckpt_tools.layouts.ultralytics import auto_choices, group_rules, numbers, resume_rules
+from ckpt_tools.layouts.ultralytics import auto_choices, group_rules, optimizer_names, resume_rules
 
-__all__ = ["IN_A_NEW_RUN", "ON_RESUME", "Judged", "fresh", "resumed"]
+__all__ = ["IN_A_NEW_RUN", "IN_GROUPS", "ON_RESUME", "Judged", "fresh", "resumed"]
 
 Judged = tuple[Meaning, str]
 Rule = Callable[[Change, Situation], "Judged | None"]
 OWN_COPY = (8, 3, 4)  # from here on the trainer switches mosaics off in a copy of its arguments
 RESOLVED = (8, 4, 172)  # from here on the optimizer that `auto` chose is stored, with its lr0
 CPU_DEVICES = ("cpu", "mps")
-IN_GROUPS = ("momentum", "weight_decay")  # kept in the optimizer's groups, which come back with its state
+IN_GROUPS = frozenset({"momentum", "weight_decay"})  # kept in the optimizer's groups, which come back with its state
 
 
 def resumed(change: Change, situation: Situation) -> Judged:
@@ -134,16 +134,18 @@ def _optimizer(change: Change, situation: Situation) -> Judged:
     if asked == "auto" and _resolved(situation):
         return Meaning.HARMLESS, f"auto chose {_shown(change.old)} in this run, and a resume keeps it"
     if str(change.old).lower() == "auto":
-        return Meaning.IGNORED, f"the saved 'auto' decides again{f'; the state in the file is {kind}s' if kind else ''}"
+        return (
+            Meaning.IGNORED,
+            f"the saved 'auto' decides again{f'; the state in the file is of {kind}' if kind else ''}",
+        )
     state = f", and the state in the file is {kind}'s" if kind else ""
-    unknown = asked not in [name.lower() for name in group_rules(situation.version)["names"]]
+    unknown = asked not in optimizer_names(situation.version)
     return Meaning.IGNORED, f"the saved optimizer wins{state}{'; no release has one of that name' if unknown else ''}"
 
 
 def _resolved(situation: Situation) -> bool:
     """Whether the saved optimizer and rate are what ``auto`` chose, and the new configuration says ``auto``."""
-    wrote = situation.found.version or ""
-    own = numbers(wrote) if re.fullmatch(r"\d+\.\d+\.\d+", wrote) else situation.version
+    own = release(situation.found.version) or situation.version
     chosen = {name.lower() for name in auto_choices(own)}
     saved = str(situation.saved.get("optimizer")).lower()
     return own >= RESOLVED and saved in chosen
@@ -162,10 +164,10 @@ def _closed(change: Change, situation: Situation) -> Judged | None:
     """Up to 8.3.3 the augmentations that end with the mosaics were stored as 0 once these had ended."""
     epoch, epochs = situation.found.epoch, situation.found.epochs
     closing = situation.saved.get("close_mosaic")
-    written = situation.found.version or ""
+    written = release(situation.found.version)
     if epoch is None or epochs is None or not isinstance(closing, int) or change.old != 0:
         return None
-    if re.fullmatch(r"\d+\.\d+\.\d+", written) and numbers(written) < OWN_COPY and epoch + 1 >= epochs - closing:
+    if written and written < OWN_COPY and epoch + 1 >= epochs - closing:
         return Meaning.HARMLESS, f"the last {closing} epochs have begun, in which it is off"
     return None
 
@@ -314,8 +316,8 @@ ON_RESUME: dict[str, Rule] = {
 
 
 def _new_optimizer(change: Change, situation: Situation) -> Judged:
-    names = group_rules(situation.version)["names"]
-    if str(change.new).lower() not in [name.lower() for name in names]:
+    if str(change.new).lower() not in optimizer_names(situation.version):
+        names = group_rules(situation.version)["names"]
         return Meaning.INVALID, f"one of {', '.join(names)} is wanted; the trainer stops"
     return Meaning.SCHEDULE, "a new run starts with an optimizer of its own"
 

@@ -45,12 +45,11 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Change:
-    """A setting whose value differs; ``old`` or ``new`` may be :data:`ABSENT`. ``saved`` is its name in the file."""
+    """A setting whose value differs; ``old`` or ``new`` may be :data:`ABSENT`."""
 
     key: str
     old: Any
     new: Any
-    saved: str = ""
 
 
 def changes(saved: Mapping[str, Any], new: Mapping[str, Any], *, exact: bool = False) -> list[Change]:
@@ -66,7 +65,7 @@ def changes(saved: Mapping[str, Any], new: Mapping[str, Any], *, exact: bool = F
     wanted = {key: _comparable(key, value) for key, value in theirs.items()}
     found = DeepDiff(old, wanted, view="tree", **COMPARING)
     differing = {item.path(output_format="list")[0] for items in found.values() for item in items}
-    return [Change(key, ours.get(names[key], ABSENT), theirs[key], names[key]) for key in theirs if key in differing]
+    return [Change(key, ours.get(names[key], ABSENT), theirs[key]) for key in theirs if key in differing]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _parts(role: str, ours: list[Part], theirs: list[Part], *kinds: str | None) 
 def _gone(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """What the second file lacks."""
     ours, theirs = flat(before), flat(after)
-    return [Change(key, value, ABSENT, key) for key, value in ours.items() if key not in theirs]
+    return [Change(key, value, ABSENT) for key, value in ours.items() if key not in theirs]
 
 
 def _progress(situation: Situation) -> Facts:

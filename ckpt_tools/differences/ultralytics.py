@@ -63,7 +63,7 @@ def _renamed(change: Change, situation: Situation) -> Judged | None:
     value = TRANSLATED[change.key](change.new) if change.key in TRANSLATED else change.new
     if value == situation.saved.get(old.becomes, default_arguments(situation.version).get(old.becomes)):
         return Meaning.HARMLESS, f"{old.becomes} since {old.since}, with the saved value"
-    becoming = Change(old.becomes, situation.saved.get(old.becomes), value, old.becomes)
+    becoming = Change(old.becomes, situation.saved.get(old.becomes), value)
     judged, why = meaning_of(becoming, situation)
     return judged, f"{old.becomes} since {old.since}: {why}"
 

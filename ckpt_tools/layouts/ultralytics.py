@@ -23,6 +23,7 @@ __all__ = [
     "facts",
     "group_rules",
     "numbers",
+    "optimizer_names",
     "plan_groups",
     "resume_rules",
     "structures",
@@ -56,6 +57,11 @@ def _fold(entries: Iterable[dict[str, Any]], version: Release) -> dict[str, Any]
 def group_rules(version: Release) -> dict[str, Any]:
     """How ``build_optimizer`` of a release makes its groups (``order``, ``musgd_order``, ``tags``, ``names`` …)."""
     return _fold(facts()["groups"], version)
+
+
+def optimizer_names(version: Release) -> list[str]:
+    """The optimizers a release can build, in lower case."""
+    return [name.lower() for name in group_rules(version)["names"]]
 
 
 def resume_rules(version: Release) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ckpt_tools.checks.names import few
 from ckpt_tools.layouts.arguments import accepted_spelling, refused_arguments
 from ckpt_tools.layouts.parts import plain
-from ckpt_tools.layouts.ultralytics import group_rules
+from ckpt_tools.layouts.ultralytics import optimizer_names
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.optimizer import optimizer_name
 from ckpt_tools.plans.edits import drop
@@ -32,9 +32,8 @@ def args_refused(case: Case) -> None:
             translated.append(f"{key}={plain(value)} → {spelling[0]}={spelling[1]}")
         else:
             dropped.append(key)
-    names = [name.lower() for name in group_rules(version)["names"]]
     optimizer = case.found.args.get("optimizer")
-    if isinstance(optimizer, str) and optimizer.lower() not in names:
+    if isinstance(optimizer, str) and optimizer.lower() not in optimizer_names(version):
         optimizer_name(case)
     if translated:
         case.do("args-refused", f"saved arguments translated for {case.target}: {few(translated, 20)}")
