@@ -32,6 +32,10 @@ ROOMS: dict[str, set[str]] = {
         *("findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint", "checks"),
         "configs",
     },
+    "conversions": {
+        *("findings", "source", "container", "pickles", "tensors", "layouts", "checkpoint", "checks", "configs"),
+        "plans",
+    },
     "differences": {"findings", "container", "pickles", "tensors", "layouts", "checkpoint", "checks", "configs"},
     "verbs.verify": {"findings", "source", "checkpoint", "checks"},
     "api": {"findings", "container", "tensors", "layouts", "checkpoint", "verbs.verify"},

@@ -12,10 +12,11 @@ import ckpt_tools
 from ckpt_tools.api import OpenCheckpoint
 from ckpt_tools.layouts import LAYOUTS, layout_named
 from ckpt_tools.layouts.arguments import refused_arguments
-from ckpt_tools.layouts.ultralytics import group_rules, resume_rules
+from ckpt_tools.layouts.ultralytics import group_rules, resume_rules, strip_rules
 
 MODEL = weights()
 OPTIMIZER = optimizer_of(MODEL)
+EMPTIED = ["optimizer", "best_fitness", "ema", "updates"]
 SCHEDULER = {"last_epoch": 3, "_step_count": 4, "_last_lr": [0.01]}
 AMP = {"scale": 2.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 9, "_growth_tracker": 0}
 
@@ -137,6 +138,29 @@ def test_order_of_groups_per_release(version: tuple[int, ...], order: list[str])
 def test_rules_of_a_resume_per_release() -> None:
     assert resume_rules((8, 0, 10))["resume_true_unresumable"] == "assert"
     assert resume_rules((8, 4, 100))["resume_true_unresumable"] == "new-run"
+
+
+@pytest.mark.parametrize(
+    ("version", "scaler", "model_args", "criterion", "metadata", "student"),
+    [
+        ((8, 0, 44), False, "kept", False, 0, False),
+        ((8, 1, 0), False, "dict_without_average", False, 0, False),
+        ((8, 2, 103), False, "dict", True, 4, False),
+        ((8, 3, 100), False, "dict", True, 4, False),
+        ((8, 4, 190), True, "dict", True, 4, True),
+        ((), True, "dict", True, 4, True),
+    ],
+)
+def test_rules_of_a_strip_per_release(
+    version: tuple[int, ...], scaler: bool, model_args: str, criterion: bool, metadata: int, student: bool
+) -> None:
+    rules = strip_rules(version)
+    assert [key for key in rules["null"] if key not in ("scaler", "stopper")] == EMPTIED
+    assert ({"scaler", "stopper"} <= set(rules["null"])) is scaler
+    assert (rules["model_args"], rules["criterion"], rules["student"]) == (model_args, criterion, student)
+    assert len(rules["metadata"]) == metadata
+    assert rules["head_tensors"][""] == ["stride", "anchors", "strides"]
+    assert rules["train_args"] == "defaults_filtered"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ckpt_tools.container.members import (
     member_pieces,
     member_source,
 )
+from ckpt_tools.container.safetensors import Entry, NewTensor, SafeTensors, read_safetensors, safetensors_archive
 from ckpt_tools.container.sniff import Kind, archive_kind, foreign, sniff
 from ckpt_tools.container.writer import NewMember, archive
 from ckpt_tools.container.ziparchive import read_zip
@@ -20,10 +21,13 @@ __all__ = [
     "DEFLATED",
     "STORED",
     "Container",
+    "Entry",
     "Kind",
     "Member",
     "MemberError",
     "NewMember",
+    "NewTensor",
+    "SafeTensors",
     "archive",
     "archive_kind",
     "find_end",
@@ -32,6 +36,8 @@ __all__ = [
     "member_bytes",
     "member_pieces",
     "member_source",
+    "read_safetensors",
     "read_zip",
+    "safetensors_archive",
     "sniff",
 ]

@@ -23,7 +23,8 @@ class Layout:
     absence, all together, says the file was saved as weights only. ``averaged`` tells that ``model`` holds the
     averaged weights, ``module`` that weights must be a pickled module. ``resume`` is the command that resumes,
     ``lost`` what no resume brings back, ``settings`` the file of the run a resume takes its settings from, and from
-    there alone.
+    there alone. ``strips`` are the keys its own strip empties. ``plain_args`` tells that no resume reads the saved
+    arguments, so that a Namespace may become a dict.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Layout:
     resume: str = ""
     lost: tuple[str, ...] = ()
     settings: str = ""
+    strips: tuple[str, ...] = ()
+    plain_args: bool = False
 
 
 _YOLO_STRIP = {"epoch": -1, "optimizer": None}
@@ -75,6 +78,7 @@ LAYOUTS: tuple[Layout, ...] = (
         resume="python train.py --resume {path}",
         lost=("scaler", "random state"),
         settings="opt.yaml",
+        strips=("optimizer", "training_results", "wandb_id", "ema", "updates"),
     ),
     Layout(  # YOLOv6 e86a483, yolov6/core/engine.py; its strip leaves the epoch as it is
         "yolov6",
@@ -87,6 +91,7 @@ LAYOUTS: tuple[Layout, ...] = (
         module=True,
         resume="python tools/train.py --resume {path}",
         settings="args.yaml",
+        strips=("optimizer", "ema", "updates"),
     ),
     Layout(  # yolov5 v6 to v7 and yolov9, train.py; told apart by class names in recognise.py
         "yolov5",
@@ -100,6 +105,7 @@ LAYOUTS: tuple[Layout, ...] = (
         resume="python train.py --resume {path}",
         lost=("scaler", "random state"),
         settings="opt.yaml",
+        strips=("optimizer", "best_fitness", "ema", "updates"),
     ),
     Layout(  # YOLOX 6ddff48, yolox/core/trainer.py
         "yolox",
@@ -171,6 +177,7 @@ LAYOUTS: tuple[Layout, ...] = (
         roles={"model": "state_dict", "ema": "state_dict_ema", "optimizer": "optimizer", "scaler": "amp_scaler",
                "epoch": "epoch", "args": "args"},
         planned=("args.epochs",),
+        plain_args=True,
     ),
     Layout(  # libreyolo 1.6.0; model is the average, train_model the live weights
         "libreyolo",

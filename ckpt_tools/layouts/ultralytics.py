@@ -22,10 +22,12 @@ __all__ = [
     "auto_choices",
     "facts",
     "group_rules",
+    "moved_modules",
     "numbers",
     "optimizer_names",
     "plan_groups",
     "resume_rules",
+    "strip_rules",
     "structures",
 ]
 
@@ -69,11 +71,22 @@ def resume_rules(version: Release) -> dict[str, Any]:
     return _fold(facts()["resume"], version)
 
 
+def strip_rules(version: Release) -> dict[str, Any]:
+    """What ``strip_optimizer`` of a release does (``null``, ``model_args``, ``criterion``, ``train_args`` …)."""
+    return _fold(facts()["strip"], version)
+
+
 def structures(version: Release) -> set[str]:
     """The ways of building a model that only some releases have, by name, as far as this release has them."""
     rows = facts()["structure"]
     here = version or NEWEST
     return {row["name"] for row in rows if numbers(row["since"]) <= here < numbers(row["until"])}
+
+
+def moved_modules(old: Release, new: Release) -> dict[str, str]:
+    """The modules of one release under the names another has for them: old names with new ones."""
+    rows = facts()["moved"]
+    return {row["from"]: row["to"] for row in rows if (old or NEWEST) < numbers(row["since"]) <= (new or NEWEST)}
 
 
 @dataclass(frozen=True)

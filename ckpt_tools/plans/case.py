@@ -156,17 +156,17 @@ class Case:
         """Read what the file would be now."""
         self.draft = self.draft.read(str(self.output))
 
-    def plan_parts(self, original: Holding) -> list[PartPlan]:
-        """What becomes of each part, those that are lost last."""
+    def plan_parts(self, original: Holding, gone: Outcome = Outcome.LOST) -> list[PartPlan]:
+        """What becomes of each part, those that are lost (or ``gone`` in another way) last."""
         plans = [self._plan_part(part) for part in self.found.parts if part.present]
         listed = {plan.path for plan in plans}
         before = original.checkpoint.parts if self.rebased is None else []
         for part in before:
             record = self.records.get(part.path)
-            gone = record is None or record.outcome is Outcome.LOST
-            if part.present and part.path not in listed and part.tensors and gone:
-                names = list(part.tensors)
-                plans.append(PartPlan(part.role, part.path, Outcome.LOST, tensors=len(names), names=names))
+            left = record is None or record.outcome is Outcome.LOST
+            if part.present and part.path not in listed and part.tensors and left:
+                names = list(part.tensors) if gone is Outcome.LOST else []
+                plans.append(PartPlan(part.role, part.path, gone, tensors=len(part.tensors), names=names))
         return plans
 
     def _plan_part(self, part: Part) -> PartPlan:
@@ -175,7 +175,7 @@ class Case:
             record = Record(Outcome.DONOR, self.rebased.name, self.rebased.epoch)
         record = record or Record(Outcome.KEPT)
         tensors = len(part.tensors) if record.tensors is None else record.tensors
-        own = record.outcome in (Outcome.KEPT, Outcome.EDITED, Outcome.SALVAGED)
+        own = record.outcome in (Outcome.KEPT, Outcome.EDITED, Outcome.CAST, Outcome.SALVAGED)
         kept = tensors - len(record.lost) if own else 0
         plan = PartPlan(part.role, part.path, record.outcome, record.donor, record.epoch, tensors, kept)
         names = record.lost if record.outcome is Outcome.SALVAGED else self.hits.get(part.path, [])

@@ -78,7 +78,7 @@ class Draft:
         return node
 
     def new_storage(self, node: Persistent, made: Bytes) -> None:
-        """Give a storage reference bytes of its own."""
+        """Give a storage reference bytes of its own; several that are given the same share them."""
         self.made[id(node)] = made
         self.alive.append(node)
         self.edited = True
@@ -175,7 +175,7 @@ class _Storages:
         kind, key, location, numel = parts[1:5]
         made = self.draft.made.get(id(node))
         if made is not None:
-            new = self.number(made, (id(node), "", None))
+            new = self.number(made, (id(made), "", None))
             return ("storage", kind, new, location, numel)
         holding = self.draft.owners.get(id(node), self.draft.holding)
         window = parts[5] if len(parts) > 5 else None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from ckpt_tools.layouts.parts import dict_of
-from ckpt_tools.pickles import Call, is_mapping, pairs_of
-from ckpt_tools.pickles.nodes import Node
+from collections.abc import Mapping
 
-__all__ = ["become", "drop", "graph", "put"]
+from ckpt_tools.layouts.parts import dict_of
+from ckpt_tools.pickles import Call, Persistent, is_mapping, pairs_of
+from ckpt_tools.pickles.nodes import Node
+from ckpt_tools.tensors import TensorRef
+
+__all__ = ["become", "drop", "graph", "put", "rename_keys", "strided_call"]
+
+STRIDED = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 
 
 def put(root: Node, path: str, value: Node) -> None:
@@ -28,10 +33,31 @@ def drop(root: Node, path: str) -> None:
         drop(room.states[-1], last)
 
 
+def rename_keys(node: Node, names: Mapping[Node, Node]) -> None:
+    """Rename the keys of a mapping in their places."""
+    if isinstance(node, dict):
+        renamed = {names.get(key, key): value for key, value in node.items()}
+        node.clear()
+        node.update(renamed)
+    elif isinstance(node, Call) and is_mapping(node):
+        _as_pairs(node)
+        node.pairs = [(names.get(key, key) if isinstance(key, str) else key, v) for key, v in node.pairs or ()]
+
+
 def become(node: Call, other: Call) -> None:
     """Make every reference to ``node`` one to what ``other`` is."""
     for name in Call.__slots__:
         setattr(node, name, getattr(other, name))
+
+
+def strided_call(tensor: TensorRef) -> Call | None:
+    """The call ``_rebuild_tensor*(storage, offset, size, stride, …)`` inside a tensor; ``None`` for other kinds."""
+    call: Node = tensor.call
+    while isinstance(call, Call) and isinstance(call.args, tuple) and call.args:
+        if call.path in STRIDED:
+            return call if isinstance(call.args[0], Persistent) else None
+        call = call.args[0] if tensor.parameter else None
+    return None
 
 
 def graph(root: Node) -> list[Node]:

@@ -23,6 +23,8 @@ class Outcome(str, Enum):
     DONOR = "donor"
     REINITIALISED = "reinitialised"
     LOST = "lost"
+    CAST = "cast"  # the same values in another element type
+    DROPPED = "dropped"  # left out because that was asked for
 
     def __str__(self) -> str:
         return self.value

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from ckpt_tools.container import Container, MemberError
 from ckpt_tools.findings import CkptError
-from ckpt_tools.pickles import Call, Persistent
+from ckpt_tools.pickles import Persistent
 from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.edits import strided_call
 from ckpt_tools.plans.holdings import Bytes, checksum
 from ckpt_tools.source import MadeSource
 from ckpt_tools.tensors import TensorRef, contiguous_stride
 
 __all__ = ["make_contiguous"]
-
-REBUILD = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 
 
 def make_contiguous(case: Case) -> None:
@@ -41,16 +40,8 @@ def _straighten(case: Case, container: Container, tensor: TensorRef) -> None:
 
     from ckpt_tools.tensors.values import tensor_raw
 
-    call = tensor.call
-    while (
-        tensor.parameter
-        and call.path not in REBUILD
-        and isinstance(call.args, tuple)
-        and isinstance(call.args[0], Call)
-    ):
-        call = call.args[0]
-    storage = call.args[0] if isinstance(call.args, tuple) and call.path in REBUILD else None
-    if not isinstance(storage, Persistent) or tensor.storage is None:
+    call = strided_call(tensor)
+    if call is None or tensor.storage is None:
         return
 
     def straight() -> bytes:
@@ -63,7 +54,7 @@ def _straighten(case: Case, container: Container, tensor: TensorRef) -> None:
         return np.ascontiguousarray(view).tobytes()
 
     source = MadeSource(tensor.nbytes, straight)
-    kind, location = storage.id[1], storage.id[3]
-    made = Persistent(("storage", kind, "", location, tensor.numel), storage.position)
+    storage = call.args[0]
+    made = Persistent(("storage", storage.id[1], "", storage.id[3], tensor.numel), storage.position)
     case.draft.new_storage(made, Bytes(source, checksum(source), case.holding.content.peaks.get(tensor.storage.key)))
     call.args = (made, 0, call.args[2], contiguous_stride(tensor.shape), *call.args[4:])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import PREFIXES
 from ckpt_tools.checks.values import nonfinite_tensors
 from ckpt_tools.findings import CkptError
-from ckpt_tools.layouts import Part
 from ckpt_tools.pickles import is_mapping
-from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.edits import rename_keys
 from ckpt_tools.plans.grafts import fitting, graft_weights
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.salvage import leave_states_out, rebase, replace_by_twin, twin_of
@@ -54,21 +51,7 @@ def name_prefix(case: Case) -> None:
     for part in case.found.weights:
         prefix = next((p for p in PREFIXES if part.tensors and all(name.startswith(p) for name in part.tensors)), None)
         if prefix and part.form == "state_dict" and is_mapping(part.node):
-            _rename(part, prefix)
+            rename_keys(part.node, {name: name.removeprefix(prefix) for name in part.tensors})
             case.draft.edited = True
             case.record(part, Outcome.EDITED)
             case.do("name-prefix", f"{part.path or 'names'} without the prefix {prefix}")
-
-
-def _rename(part: Part, prefix: str) -> None:
-    node: Any = part.node
-
-    def bare(key: Node) -> Node:
-        return key.removeprefix(prefix) if isinstance(key, str) else key
-
-    if isinstance(node, dict):
-        renamed = {bare(key): value for key, value in node.items()}
-        node.clear()
-        node.update(renamed)
-    else:
-        node.pairs = [(bare(key), value) for key, value in node.pairs or ()]

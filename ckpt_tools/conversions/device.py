@@ -1,0 +1,204 @@
+"""Tensors, ``torch.device`` objects and the saved ``device`` argument moved to other devices.
+
+Tags as ``torch/serialization.py`` writes and reads them (torch 2.14); the saved argument as ``select_device`` of the
+YOLO trainers reads it (``ultralytics/utils/torch_utils.py`` 8.4.190, ``utils/torch_utils.py`` of yolov5 7.0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from ckpt_tools.checks.names import few
+from ckpt_tools.conversions.request import Conversion
+from ckpt_tools.layouts import Part
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
+from ckpt_tools.pickles.nodes import Node
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.edits import graph, put
+from ckpt_tools.plans.model import Outcome
+from ckpt_tools.tensors import TensorRef
+
+__all__ = ["move_devices"]
+
+Move = Callable[[str], str]
+# Element types a device can't hold (torch 2.14: aten/src/ATen/mps; fp8 and double are refused there).
+NOT_ON = {"mps": ("float64", "complex128", "float8", "float4", "quint", "qint", "bits")}
+NUMBERED = ("ultralytics", "yolov5", "yolov6", "yolov7")  # a saved device is numbers: `0,1` are two GPUs
+BATCH = ("batch", "batch_size")  # of all GPUs together, in these trainers
+SPELT = re.compile(r"(cpu|mps(?::0)?)|(?:(cuda|npu|xpu):?)?([\d,\s]*)")
+# torch/_tensor.py: what rebuilds a tensor from another one on a device given as text.
+TO_DEVICE = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_device_tensor_from_cpu_tensor")
+
+
+def move_devices(case: Case, request: Conversion) -> None:
+    """Retag what lies on a device; what can't be there, or must stay on the CPU, stays and is named."""
+    move = _moves(request)
+    _storages(case, move, everything=request.device is None)
+    _objects(case, move)
+    _arguments(case, move)
+
+
+def _moves(request: Conversion) -> Move:
+    """What becomes of a tag."""
+
+    def move(tag: str) -> str:
+        if request.device is not None:
+            return request.device if tag != "meta" else tag
+        kind = tag.partition(":")[0]
+        return request.devices.get(tag) or request.devices.get(kind) or tag
+
+    return move
+
+
+def _storages(case: Case, move: Move, everything: bool) -> None:
+    staying = {} if everything else _staying(case)
+    held = case.draft.checkpoint.storages
+    moved: Counter[tuple[str, str]] = Counter()
+    kept: dict[str, Counter[str]] = {}
+    changed: set[str] = set()
+    for node in graph(case.root):
+        if not (isinstance(node, Persistent) and isinstance(node.id, tuple) and len(node.id) >= 5):
+            continue
+        kind, key, old = node.id[1], str(node.id[2]), node.id[3]
+        new = move(old) if isinstance(old, str) else old
+        if new == old:
+            continue
+        tensors = held[key][1] if key in held else []
+        why = _unfit(tensors, new) or (staying.get(key, "") if new != "cpu" else "")
+        if why:
+            kept.setdefault(why, Counter())[old] += 1
+            continue
+        plain = GlobalRef("torch", kind.name, -1) if isinstance(kind, GlobalRef) and "cuda" in kind.module else kind
+        node.id = (node.id[0], plain, node.id[2], new, *node.id[4:])
+        moved[old, new] += 1
+        changed.add(key)
+    for (old, new), count in moved.items():
+        case.do("device", f"{count} tensors from {old} to {new}")
+    for why, tags in kept.items():
+        case.advice.append(f"{sum(tags.values())} tensors stay on {few(sorted(tags))}: {why}")
+    _note_parts(case, changed)
+
+
+def _note_parts(case: Case, keys: set[str]) -> None:
+    for part in case.found.parts:
+        if any(tensor.storage is not None and tensor.storage.key in keys for tensor in part.tensors.values()):
+            case.draft.edited = True
+            case.record(part, Outcome.EDITED)
+
+
+def _unfit(tensors: list[TensorRef], device: str) -> str:
+    """Why tensors can't be on a device, as text."""
+    refused = NOT_ON.get(device.partition(":")[0], ())
+    dtype = next((t.dtype.name for t in tensors if t.dtype.name.startswith(refused)), "") if refused else ""
+    return f"{device} has no {dtype} (--dtype float32 makes it fit)" if dtype else ""
+
+
+def _staying(case: Case) -> dict[str, str]:
+    """Storages that belong on the CPU whatever the model runs on: random states, and the steps of an optimizer."""
+    found: dict[str, str] = {}
+    for part, name, tensor in _tensors(case):
+        if tensor.storage is None:
+            continue
+        if part.role == "rng":
+            found[tensor.storage.key] = "torch takes a random state from the CPU"
+        elif part.role == "optimizer" and name.endswith(".step"):
+            found[tensor.storage.key] = "an optimizer counts its steps on the CPU"
+    return found
+
+
+def _tensors(case: Case) -> Iterator[tuple[Part, str, TensorRef]]:
+    for part in case.found.parts:
+        for name, tensor in part.tensors.items():
+            yield part, name, tensor
+
+
+def _objects(case: Case, move: Move) -> None:
+    """``torch.device`` objects, and tensors that name their device as text."""
+    done = 0
+    for node in graph(case.root):
+        if not (isinstance(node, Call) and isinstance(node.args, tuple)):
+            continue
+        if node.path == "torch.device" and node.args and isinstance(node.args[0], str):
+            kind, number = (*node.args, None)[:2]
+            old = f"{kind}:{number}" if number is not None else str(kind)
+            new = move(old)
+            if new == old:
+                continue
+            name, _, index = new.partition(":")
+            node.args = (name, int(index)) if index else (name,)
+            done += 1
+        elif node.path in TO_DEVICE and len(node.args) > 2 and isinstance(node.args[2], str):
+            new = move(node.args[2])
+            done += new != node.args[2]
+            node.args = (*node.args[:2], new, *node.args[3:])
+    if done:
+        case.draft.edited = True
+        case.do("device", f"{done} torch.device objects changed alike")
+
+
+def _arguments(case: Case, move: Move) -> None:
+    """The saved ``device`` of every set of arguments in the file, and with it the batch of all GPUs together."""
+    numbered = case.family in NUMBERED
+    seen: list[str] = []
+    for node in graph(case.root):
+        room = node if is_mapping(node) else None
+        inside = dict(pairs_of(room)) if room is not None else {}
+        saved = inside.get("device")
+        if saved is None or isinstance(saved, (bool, Call)):
+            continue
+        tags = _tags(saved, numbered)
+        moved = list(dict.fromkeys(map(move, tags)))
+        if moved == tags or not tags:
+            continue
+        new = _spelt(moved, numbered)
+        put(room, "device", new)
+        seen.append(f"device {saved!r} becomes {new!r}")
+        seen += _batch(room, inside, len(tags), len(moved)) if numbered else []
+    if seen:
+        case.draft.edited = True
+        case.do("device", "saved arguments: " + ", ".join(dict.fromkeys(seen)))
+        part = case.part("args")
+        if part is not None:
+            case.record(part, Outcome.EDITED)
+        if case.found.layout.settings:
+            case.advice.append(
+                f"a resume reads {case.found.layout.settings} of the run folder; change device there, too"
+            )
+
+
+def _tags(saved: Node, numbered: bool) -> list[str]:
+    """The devices a saved argument names, as tags; none where it leaves the choice to the trainer."""
+    listed = isinstance(saved, (list, tuple))
+    text = ",".join(map(str, saved)) if listed else str(saved)
+    match = SPELT.fullmatch(text.lower().strip("()[] ").replace("cuda:", "", text.count("cuda:") - 1))
+    if match is None or (isinstance(saved, int) and not numbered):
+        return []
+    if match[1]:
+        return [match[1].removesuffix(":0")]
+    numbers = [number.strip() for number in match[3].split(",") if number.strip()]
+    if not numbers or not (numbered or match[2]):
+        return [match[2]] if match[2] else []
+    return [f"{match[2] or 'cuda'}:{int(number)}" for number in numbers]
+
+
+def _spelt(tags: list[str], numbered: bool) -> str:
+    """Tags as a trainer's argument: GPUs by their numbers where it knows them so, others by name."""
+    own = [tag for tag in tags if tag != "cpu"] or ["cpu"]
+    kind = own[0].partition(":")[0]
+    numbers = [tag.partition(":")[2] for tag in own if tag.startswith(kind)]
+    if not all(numbers):
+        return own[0]
+    joined = ",".join(numbers)
+    return joined if numbered and kind == "cuda" else f"{kind}:{joined}"
+
+
+def _batch(room: Node, inside: dict[Node, Node], before: int, after: int) -> list[str]:
+    """The batch is of all GPUs together: what each had stays what each has."""
+    for key in BATCH:
+        batch = inside.get(key)
+        if type(batch) is int and batch > 0 and after < before and batch % before == 0:
+            put(room, key, batch // before * after)
+            return [f"{key} {batch} becomes {batch // before * after} ({batch // before} on each device, as before)"]
+    return []

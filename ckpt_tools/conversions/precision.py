@@ -1,0 +1,121 @@
+"""Weights and optimizer state in another element type; what does not fit into it is counted first.
+
+As ``Module._apply`` and ``Module.half`` of torch do it: every floating parameter and buffer, nothing else. Steps of an
+optimizer keep their type, as ``Optimizer._process_value_according_to_param_policy`` wants them (torch 2.14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ckpt_tools.checks.names import few
+from ckpt_tools.conversions.request import Conversion
+from ckpt_tools.findings import CkptError
+from ckpt_tools.layouts import Part
+from ckpt_tools.pickles import GlobalRef, Persistent, pairs_of
+from ckpt_tools.plans.case import Case
+from ckpt_tools.plans.edits import strided_call
+from ckpt_tools.plans.holdings import Bytes
+from ckpt_tools.plans.model import Outcome
+from ckpt_tools.tensors import DTYPES, Dtype, TensorRef
+
+__all__ = ["Tally", "cast_tensors", "change_precision", "floating_tensors"]
+
+STORAGES = {"float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage",
+            "bfloat16": "BFloat16Storage"}  # fmt: skip
+# Digits of the significand and of the exponent, in bits: what a type holds exactly.
+BITS = {"float64": (53, 11), "float32": (24, 8), "float16": (11, 5), "bfloat16": (8, 8)}
+
+
+@dataclass
+class Tally:
+    """What casting did: tensors, values that became infinite, values that became zero."""
+
+    tensors: int = 0
+    overflow: int = 0
+    underflow: int = 0
+    rounded: bool = False
+
+
+def change_precision(case: Case, request: Conversion) -> None:
+    """Cast what was asked for; a plan that loses range needs a word, mere rounding was asked for."""
+    wanted = [
+        ("weights", request.dtype, ("model", "ema")),
+        ("optimizer state", request.optimizer_dtype, ("optimizer",)),
+    ]
+    for what, dtype, roles in wanted:
+        parts = [part for role in roles for part in case.found.role(role)] if dtype else []
+        made: dict[str, Bytes] = {}
+        if dtype and not parts:
+            raise CkptError(f"{case.name} holds no {what} to convert; `ckpt inspect {case.name}` lists what it has")
+        for part in parts:
+            tally = cast_tensors(case, floating_tensors(case, part).values(), DTYPES[str(dtype)], made)
+            if tally.tensors:
+                case.record(part, Outcome.CAST)
+                _report(case, part, str(dtype), tally)
+
+
+def _report(case: Case, part: Part, dtype: str, tally: Tally) -> None:
+    where = part.path or part.role
+    exact = "" if tally.rounded else ", exactly"
+    case.do("dtype", f"{where}: {tally.tensors} tensors become {dtype}{exact}", loss=tally.rounded, consent=True)
+    counts = [(tally.overflow, f"values are too large for {dtype} and become infinite"),
+              (tally.underflow, f"values are too small for {dtype} and become zero")]  # fmt: skip
+    for count, words in counts:
+        if count:
+            case.do("range", f"{where}: {count} {words}", loss=True)
+
+
+def floating_tensors(case: Case, part: Part) -> dict[str, TensorRef]:
+    """The tensors of a part that have a floating type its own kind of part is cast with."""
+    tensors = case.draft.checkpoint.tensors
+    named = {**part.tensors, **dict(_passing_buffers(part, tensors))}
+    if part.role == "optimizer":
+        named = {name: t for name, t in named.items() if "state." in name and not name.endswith(".step")}
+    odd = [name for name, t in named.items() if t.dtype.floating and t.dtype.name not in STORAGES]
+    if odd:
+        case.advice.append(f"{part.path or part.role}: {few(odd)} keep their type, which can't be cast")
+    return {name: tensor for name, tensor in named.items() if tensor.dtype.name in STORAGES}
+
+
+def _passing_buffers(part: Part, tensors: dict[int, TensorRef]) -> Iterator[tuple[str, TensorRef]]:
+    """The buffers of a pickled module that its state dict leaves out."""
+    for layer in part.layers:
+        for key, node in pairs_of(layer.attributes.get("_buffers")):
+            if id(node) in tensors:
+                yield layer.path(str(key)), tensors[id(node)]
+
+
+def cast_tensors(case: Case, tensors: Iterable[TensorRef], dtype: Dtype, made: dict[str, Bytes]) -> Tally:
+    """Give tensors storages in another type; those that share one, also over calls with one ``made``, still do."""
+    tally = Tally()
+    for tensor in tensors:
+        call = strided_call(tensor)
+        if call is None or tensor.storage is None or tensor.dtype == dtype:
+            continue
+        storage = tensor.storage
+        if storage.key not in made:
+            held = case.holding.storage(storage)
+            if held is None:
+                raise CkptError(f"storage {storage.key} can't be read; `ckpt repair` the file first")
+            made[storage.key] = _cast(case, held, storage.dtype, dtype, tally)
+        old = call.args[0]
+        kind = GlobalRef("torch", STORAGES[dtype.name], old.position)
+        new = Persistent(("storage", kind, "", old.id[3], storage.numel), old.position)
+        case.draft.new_storage(new, made[storage.key])
+        call.args = (new, *call.args[1:])
+        tally.tensors += 1
+        tally.rounded |= any(a > b for a, b in zip(BITS[tensor.dtype.name], BITS[dtype.name]))
+    return tally
+
+
+def _cast(case: Case, held: Bytes, old: Dtype, new: Dtype, tally: Tally) -> Bytes:
+    from ckpt_tools.tensors.cast import CastSource, survey
+
+    container = case.draft.checkpoint.container
+    swap = container is not None and container.byteorder == "big"
+    seen = survey(held.source, old, new, swap=swap)
+    tally.overflow += seen.overflow
+    tally.underflow += seen.underflow
+    return Bytes(CastSource(held.source, old, new, swap=swap), seen.crc, seen.peak)
