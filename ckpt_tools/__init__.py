@@ -1,8 +1,8 @@
 """ckpt_tools: the fsck for training checkpoints.
 
 ``open`` reads a checkpoint without executing it, ``verify`` says whether it can be resumed, ``plan_repair`` what would
-mend it, ``diff`` what another configuration would make of it. None of them imports torch, a trainer, or anything the
-file names.
+mend it, ``plan_convert`` what would move it to another device, version, platform or format, ``diff`` what another
+configuration would make of it. None of them imports torch, a trainer, or anything the file names.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckpt_tools.api import OpenCheckpoint, Tensor, open
+    from ckpt_tools.conversions import Conversion
     from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
     from ckpt_tools.plans import Plan, Request
+    from ckpt_tools.plans.apply import Planned
+    from ckpt_tools.verbs.convert import plan_convert
     from ckpt_tools.verbs.diff import Comparison, diff
-    from ckpt_tools.verbs.repair import Repair, plan_repair
+    from ckpt_tools.verbs.repair import plan_repair
     from ckpt_tools.verbs.verify import Report, verify
 
 __version__ = "0.1.0"
 __all__ = [
     "CkptError",
     "Comparison",
+    "Conversion",
     "Finding",
     "OpenCheckpoint",
     "Plan",
-    "Repair",
+    "Planned",
     "Report",
     "Request",
     "Severity",
@@ -33,6 +37,7 @@ __all__ = [
     "__version__",
     "diff",
     "open",
+    "plan_convert",
     "plan_repair",
     "verify",
 ]
@@ -45,9 +50,11 @@ _HOMES = {
     "Finding": "ckpt_tools.findings",
     "Severity": "ckpt_tools.findings",
     "Verdict": "ckpt_tools.findings",
+    "Conversion": "ckpt_tools.conversions",
     "Plan": "ckpt_tools.plans",
+    "Planned": "ckpt_tools.plans.apply",
     "Request": "ckpt_tools.plans",
-    "Repair": "ckpt_tools.verbs.repair",
+    "plan_convert": "ckpt_tools.verbs.convert",
     "plan_repair": "ckpt_tools.verbs.repair",
     "Comparison": "ckpt_tools.verbs.diff",
     "diff": "ckpt_tools.verbs.diff",

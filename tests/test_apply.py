@@ -19,8 +19,8 @@ from mending import request_of
 
 from ckpt_tools.findings import CkptError, Verdict
 from ckpt_tools.plans import apply
-from ckpt_tools.plans.apply import backup_name
-from ckpt_tools.verbs.repair import Repair, plan_repair
+from ckpt_tools.plans.apply import Planned, backup_name
+from ckpt_tools.verbs.repair import plan_repair
 from ckpt_tools.verbs.verify import verify
 
 NO_OPTIMIZER = saved(ultralytics_checkpoint(optimizer=None, epoch=2, model=detector()))
@@ -129,7 +129,7 @@ def run_folder(write: Write) -> Path:
     return write(NO_OPTIMIZER, f"run/{LAST}").parent
 
 
-def started(folder: Path, in_place: bool = False) -> Repair:
+def started(folder: Path, in_place: bool = False) -> Planned:
     output = folder / (LAST if in_place else NEW)
     return plan_repair(folder / LAST, request_of(optimizer_from=folder / DONOR), output)
 

@@ -15,9 +15,8 @@ from conftest import FIXTURES, Run, Write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckpt_tools.cli.render import plain_json
 from ckpt_tools.differences.model import Meaning
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, plain_json
 from ckpt_tools.verbs.diff import Comparison, diff
 
 REAL = FIXTURES / "ultralytics-8.4-interrupted-adamw.pt"  # AdamW, 2 of 5 epochs done, batch 4, nbs 4, one class

@@ -31,8 +31,8 @@ from damage import cut, flip, overwrite, storage_member
 from test_imports import LIGHT, loaded
 
 from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
-from ckpt_tools.cli.render import plain_json
 from ckpt_tools.differences.tensors import PartComparison, State, compare_tensors
+from ckpt_tools.findings import plain_json
 from ckpt_tools.source import BytesSource
 from ckpt_tools.tensors.values import tensor_raw
 

@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "verbs.verify": {"findings", "source", "checkpoint", "checks"},
     "api": {"findings", "container", "tensors", "layouts", "checkpoint", "verbs.verify"},
     "verbs.repair": {"findings", "source", "container", "checkpoint", "checks", "configs", "plans", "verbs.verify"},
+    "verbs.convert": {"findings", "source", "checkpoint", "checks", "plans", "conversions", "verbs.verify"},
     "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }

@@ -334,7 +334,7 @@ def holds_what_it_promises(path: Path, **options: Any) -> str:
     try:
         with plan_repair(path, request_of(**options), output) as repair:
             plan = repair.plan
-            if plan.refused is not None or repair.draft is None:
+            if plan.refused is not None or repair.archive is None:
                 assert plan.refused is not None or plan.verdict in (
                     Verdict.RESUMABLE, Verdict.WEIGHTS, Verdict.FINISHED,
                 ), plan.verdict  # fmt: skip

@@ -36,7 +36,7 @@ from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.container import Container, NewMember, archive, member_bytes, read_zip
 from ckpt_tools.findings import Verdict, collect
-from ckpt_tools.plans.apply import apply_archive
+from ckpt_tools.plans.apply import apply_archive, reads_back
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.source import BytesSource, JoinedSource, ScratchSource, Source, Stretch, ZeroSource
@@ -398,7 +398,7 @@ def test_storages_keep_their_order_and_lie_aligned() -> None:
 def write_through(path: Path, new: Path, *, edited: bool) -> None:
     with open_checkpoint(path) as checkpoint:
         made = draft(checkpoint, edited=edited)
-        apply_archive(made.archive, new, path, close=lambda: None)
+        apply_archive(made.archive, new, path, reads_back, close=lambda: None)
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["copied", "written"])

@@ -1,6 +1,14 @@
 """An opened checkpoint: source, container, pickles, tensors, layout and roles in one place."""
 
 from ckpt_tools.checkpoint.ledger import LEDGER, read_ledger
-from ckpt_tools.checkpoint.opening import CHECKPOINT_NAMES, Checkpoint, open_checkpoint, read_checkpoint
+from ckpt_tools.checkpoint.opening import CHECKPOINT_NAMES, Checkpoint, open_checkpoint, read_checkpoint, split_name
 
-__all__ = ["CHECKPOINT_NAMES", "LEDGER", "Checkpoint", "open_checkpoint", "read_checkpoint", "read_ledger"]
+__all__ = [
+    "CHECKPOINT_NAMES",
+    "LEDGER",
+    "Checkpoint",
+    "open_checkpoint",
+    "read_checkpoint",
+    "read_ledger",
+    "split_name",
+]

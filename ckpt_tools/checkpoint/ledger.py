@@ -1,4 +1,4 @@
-"""The ledger a repair leaves in its result, read like anything else from a file: within bounds, on no trust."""
+"""The ledger a repair or conversion leaves in its result: read within bounds and on no trust, as all of a file is."""
 
 from __future__ import annotations
 

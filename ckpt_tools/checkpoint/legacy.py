@@ -1,7 +1,8 @@
 """The formats before zip archives: torch's stream of pickles and storages, the older tar, and plain pickles.
 
 A stream is five pickles (magic number, protocol, system, the object, the storage keys) and then every storage as
-an 8-byte element count and its bytes (``torch/serialization.py``, ``_legacy_save``, torch 2.14).
+an 8-byte element count and its bytes (``torch/serialization.py``, ``_legacy_save``, torch 2.14). Those are
+little-endian on every machine (``THPStorage_writeFileRaw`` in ``torch/csrc/serialization.cpp``).
 """
 
 from __future__ import annotations
@@ -123,7 +124,6 @@ def _storages(stream: Stream, place: int, sink: Sink) -> int:
         return source.size
     keys = stream.pickles[4][1].root
     wanted = _by_key(resolve_tensors(main).values())
-    stream.container.byteorder = _byteorder(stream.pickles[2][1])
     if not isinstance(keys, list) or len(keys) > MOST_STORAGES or not all(isinstance(key, str) for key in keys):
         sink(finding("pickle-broken", "keys", where="keys", why="not a list of storage keys", position=place))
         return source.size
@@ -154,11 +154,6 @@ def _by_key(tensors: object) -> dict[str, StorageRef]:
         if isinstance(tensor, TensorRef) and tensor.storage is not None:
             storages.setdefault(tensor.storage.key, tensor.storage)
     return storages
-
-
-def _byteorder(system: Pickle) -> str:
-    info = system.root
-    return "big" if isinstance(info, dict) and info.get("little_endian") is False else "little"
 
 
 class _Reader(io.RawIOBase):

@@ -34,7 +34,7 @@ from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 
-__all__ = ["CHECKPOINT_NAMES", "Checkpoint", "open_checkpoint", "read_checkpoint"]
+__all__ = ["CHECKPOINT_NAMES", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
 
 CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")  # how files of checkpoints end; timm's in .tar
 
@@ -100,6 +100,12 @@ class Checkpoint:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """``last`` and ``.pt`` of ``last.pt``, ``last`` and ``.pth.tar`` of ``last.pth.tar``; others have no suffix."""
+    suffix = max((suffix for suffix in CHECKPOINT_NAMES if name.lower().endswith(suffix)), key=len, default="")
+    return (name[: -len(suffix)], name[-len(suffix) :]) if suffix else (name, "")
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False) -> Checkpoint:

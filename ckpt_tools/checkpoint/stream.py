@@ -18,17 +18,15 @@ PROTOCOL = 1001  # PROTOCOL_VERSION in torch/serialization.py
 TYPE_SIZES = {"short": 2, "int": 4, "long": 4}  # SHORT_SIZE to LONG_SIZE there: the standard ones, on every machine
 
 
-def stream(
-    pickle: bytes, storages: Mapping[str, tuple[int, Source, int | None]], name: str, byteorder: str = "little"
-) -> JoinedSource:
+def stream(pickle: bytes, storages: Mapping[str, tuple[int, Source, int | None]], name: str) -> JoinedSource:
     """The stream of an object's ``pickle`` and its ``storages``, as a source called ``name``.
 
     ``storages`` maps each key to its number of elements, its bytes and their CRC-32, if that is known. Persistent ids
     in the pickle must be of the old kind, with a sixth part for views (``None``); torch wants every key to be in one.
-    ``byteorder`` is that of the machine the stream is said to come from. Bytes are little-endian whatever it is:
-    torch writes and reads them so on every machine (``THPStorage_writeFileRaw`` in ``torch/csrc/serialization.cpp``).
+    Bytes are little-endian, whatever machine reads them (``THPStorage_writeFileRaw`` in
+    ``torch/csrc/serialization.cpp``).
     """
-    system = {"protocol_version": PROTOCOL, "little_endian": byteorder == "little", "type_sizes": TYPE_SIZES}
+    system = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": TYPE_SIZES}
     keys = sorted(storages)
     leading = b"".join(map(emit, (MAGIC, PROTOCOL, system)))
     stretches = [Stretch(BytesSource(leading + pickle + emit(keys)))]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ckpt_tools import __version__
+from ckpt_tools.cli.convert import convert
 from ckpt_tools.cli.diff import diff
 from ckpt_tools.cli.explain import explain
 from ckpt_tools.cli.guard import guarded
@@ -44,4 +45,5 @@ app.command("verify")(guarded(verify))
 app.command("inspect")(guarded(inspect))
 app.command("diff")(guarded(diff))
 app.command("repair")(guarded(repair))
+app.command("convert")(guarded(convert))
 app.command("explain")(guarded(explain))

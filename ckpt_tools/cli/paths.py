@@ -13,10 +13,11 @@ from ckpt_tools.findings import CkptError
 __all__ = ["expand"]
 
 
-def expand(paths: Iterable[str]) -> tuple[list[str], bool]:
+def expand(paths: Iterable[str], names: tuple[str, ...] = CHECKPOINT_NAMES) -> tuple[list[str], bool]:
     """Every file meant by ``paths``, and whether it was more than plain files that were named.
 
-    Raises ``CkptError`` when a folder or pattern holds no checkpoint at all, or a folder below can't be read.
+    In folders those that end in one of ``names`` are meant. Raises ``CkptError`` when a folder or pattern holds no
+    checkpoint at all, or a folder below can't be read.
     """
     found: list[str] = []
     many = False
@@ -27,18 +28,16 @@ def expand(paths: Iterable[str]) -> tuple[list[str], bool]:
             found.append(expanded)
             continue
         matched = sorted(glob.glob(expanded, recursive=True)) if pattern else [expanded]
-        below = [name for match in matched for name in (_below(match) if os.path.isdir(match) else [match])]
+        below = [name for match in matched for name in (_below(match, names) if os.path.isdir(match) else [match])]
         if not below and pattern:
             raise CkptError(f"nothing matches {path}; check the pattern")
         if not below:
-            raise CkptError(
-                f"{path} holds no checkpoint ({', '.join(CHECKPOINT_NAMES)}); name a file or another folder"
-            )
+            raise CkptError(f"{path} holds no checkpoint ({', '.join(names)}); name a file or another folder")
         found, many = found + below, True
     return list(dict.fromkeys(found)), many or len(found) > 1
 
 
-def _below(folder: str) -> list[str]:
+def _below(folder: str, names: tuple[str, ...]) -> list[str]:
     """Checkpoints in a folder and below it, in order."""
     found: list[str] = []
 
@@ -47,5 +46,5 @@ def _below(folder: str) -> list[str]:
 
     for room, folders, files in os.walk(folder, onerror=unreadable):
         folders.sort()
-        found += [str(Path(room) / name) for name in sorted(files) if name.lower().endswith(CHECKPOINT_NAMES)]
+        found += [str(Path(room) / name) for name in sorted(files) if name.lower().endswith(names)]
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import typer
 
-from ckpt_tools.findings import escape, writable
+from ckpt_tools.findings import escape, plain_json
 
 __all__ = [
     "COLOURS",
@@ -80,17 +79,6 @@ def print_json(command: str, content: dict[str, Any]) -> None:
     """The one JSON document of a command; numbers JSON has no word for (NaN, infinity) become text."""
     document = {"schema": f"ckpt-tools/{command}/1", **plain_json(content)}
     say(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False, default=str))
-
-
-def plain_json(value: Any) -> Any:
-    """The same value without numbers that JSON can't hold."""
-    if isinstance(value, dict):
-        return {str(key): plain_json(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return writable(value)
 
 
 def table(columns: list[str], rows: list[list[str]], right: set[int]) -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckpt_tools.cli.guard import FINISHED, NO, YES
-from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, print_json, progress_bar, say, shown
+from ckpt_tools.cli.plans import WORD, How, carry_out, file_size, print_plan, print_refusal, print_result, waits
+from ckpt_tools.cli.render import command, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Verdict
 
 if TYPE_CHECKING:
-    from ckpt_tools.plans import PartPlan, Plan, Request
+    from ckpt_tools.plans import Plan, Request
 
 __all__ = ["repair"]
 
-WORD = "part of it is lost or comes from elsewhere; carry the plan out with --accept-loss"
 FROM = {"metavar": "FILE", "show_default": False}
 
 
@@ -83,25 +80,13 @@ def repair(
              "scaler": scaler_from, "rng": rng_from, "args": args_from}  # fmt: skip
     asked = {"folder": folder, "epoch": epoch, "results": epoch_from, "set": set_, "target": target, "cure": cure,
              "reinit": reinit, "mix": mix, "keep_corrupt": keep_corrupt, "accept_loss": accept_loss}  # fmt: skip
-    how = _How(output, in_place, force, accept_loss, dry_run, json_)
+    how = How(output, in_place, force, accept_loss, dry_run, json_)
     try:
         return _run(file, _request(given, asked), how)
     except CkptError as error:
         if json_:
             print_json("repair", {"file": file, "written": False, "error": str(error)})
         raise
-
-
-@dataclass(frozen=True)
-class _How:
-    """Where to write, and what may be done without asking."""
-
-    output: str | None
-    in_place: bool
-    force: bool
-    accept_loss: bool
-    dry_run: bool
-    json_: bool
 
 
 def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
@@ -127,7 +112,7 @@ def _request(donors: dict[str, str | None], asked: dict[str, Any]) -> Request:
     )
 
 
-def _run(file: str | None, request: Request, how: _How) -> int:
+def _run(file: str | None, request: Request, how: How) -> int:
     """Plan, print the plan, ask where something is lost, write."""
     from ckpt_tools.verbs.repair import choose_file, plan_repair, repaired_name
 
@@ -139,20 +124,14 @@ def _run(file: str | None, request: Request, how: _How) -> int:
     if path.is_dir():
         raise CkptError(f"{path} is a folder, not a file; name the checkpoint in it")
     place = Path(how.output).expanduser() if how.output else path.with_name(repaired_name(path.name))
-    with progress_bar(_size(path), path.name) as progress:
+    with progress_bar(file_size(path), path.name) as progress:
         repairing = plan_repair(path, request, path.resolve() if how.in_place else place, progress=progress)
     with repairing:
         plan = repairing.plan
         plan.chosen = file is None
-        ready = plan.refused is None and repairing.draft is not None
         if not how.json_:
-            _print(plan)
-        agreed = ready and not how.dry_run and (not plan.needs_consent or how.accept_loss or _asked(how.json_))
-        if agreed:
-            with progress_bar(repairing.draft.archive.size if repairing.draft else 0, place.name) as progress:
-                repairing.apply(force=how.force, progress=progress)
-        elif ready and not how.dry_run:
-            plan.refused = WORD
+            print_plan(plan)
+        ready = carry_out(repairing, how)
         if how.json_:
             print_json("repair", plan.as_json())
         else:
@@ -160,19 +139,12 @@ def _run(file: str | None, request: Request, how: _How) -> int:
         return _code(plan, how, ready)
 
 
-def _code(plan: Plan, how: _How, ready: bool) -> int:
+def _code(plan: Plan, how: How, ready: bool) -> int:
     if plan.refused is not None:
         return NO
     if not ready:
         return FINISHED if plan.expected is Verdict.FINISHED else YES
-    return NO if how.dry_run and plan.needs_consent and not how.accept_loss else YES
-
-
-def _asked(json_: bool) -> bool:
-    """A yes on a terminal; never asked where there is none."""
-    if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
-    return typer.confirm("Something is lost that way. Write it?", default=False)
+    return NO if waits(plan, how) else YES
 
 
 def _known(name: str, names: Mapping[str, str], option: str) -> str:
@@ -202,67 +174,14 @@ def _folders(request: Request) -> list[Path]:
     return list(dict.fromkeys([*donors, *filter(None, (request.folder,)), Path()]))
 
 
-def _size(path: Path) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return 0
-
-
-def _print(plan: Plan) -> None:
-    verdict = paint(str(plan.verdict), COLOURS[str(plan.verdict)], bold=True)
-    how = " (the newest that needs it)" if plan.chosen else ""
-    say(f"{shown(plan.file)}: {verdict}{how}")
-    for fact in plan.findings:
-        if fact.verdict is plan.verdict:
-            say(f"  {paint(str(fact.severity), COLOURS[str(fact.severity)])} {fact.code} {fact.slug}: {fact.message}")
-    if plan.steps:
-        say("plan:")
-    for step in plan.steps:
-        mark = paint(" (loss)", "yellow") if step.loss and not step.consent else ""
-        say(f"  - {shown(step.text)}{mark}")
-    for part in plan.parts:
-        if part.tensors or str(part.outcome) != "kept":
-            say(f"  {shown(part.path or '.'):<12} {_fate(part)}")
-
-
-def _fate(part: PartPlan) -> str:
-    """``kept``, ``salvaged 90 of 93 tensors``, ``from donor epoch3.pt (epoch 3)``, ``re-initialised`` or ``lost``."""
-    outcome = str(part.outcome)
-    of = f" (epoch {part.epoch})" if part.epoch is not None else ""
-    size = f"{part.tensors} tensors, {bytes_text(part.nbytes)}" if part.tensors else "no tensors"
-    if outcome == "donor":
-        return f"from {shown(part.source)}{of}: {size}"
-    if outcome == "salvaged":
-        mixed = f", the rest from {shown(part.source)}{of}" if part.source else ""
-        return f"salvaged {part.kept} of {part.tensors} tensors{mixed}"
-    if outcome == "reinitialised":
-        return "re-initialised: no momentum"
-    return f"{outcome}: {size}"
-
-
-def _print_end(plan: Plan, how: _How, ready: bool) -> None:
+def _print_end(plan: Plan, how: How, ready: bool) -> None:
     for line in plan.advice:
         say(f"  hint: {shown(line)}")
-    output = shlex.quote(plan.output)
     if plan.refused is not None and plan.refused != WORD:
-        say(f"can't be mended: {command(plan.refused)}; nothing was written")
-        say(f"next: {command(f'ckpt verify {shlex.quote(plan.file)}')}")
-        return
-    if not ready:
+        print_refusal(plan, "mended")
+    elif ready:
+        print_result(plan, how, f"ckpt verify {shlex.quote(plan.output)}")
+    else:
         say("nothing to do")
         if plan.expected is Verdict.FINISHED:
             say(f"next: {command(f'ckpt repair {shlex.quote(plan.file)} --optimizer-from epochN.pt --set epochs=N')}")
-        return
-    goes_on = f", goes on at epoch {plan.resumes_at} (counted from 0)" if plan.resumes_at is not None else ""
-    expected = paint(str(plan.expected), COLOURS[str(plan.expected)], bold=True)
-    if plan.written:
-        backup = f"; the original is {shown(plan.backup)}" if plan.backup else ""
-        say(f"wrote {shown(plan.output)}: {expected}{goes_on}{backup}")
-        say(f"next: {command(f'ckpt verify {output}')}")
-    else:
-        say(f"would write {shown(plan.output)}: {expected}{goes_on}")
-        if plan.needs_consent and not how.accept_loss:
-            say("next: the same command with --accept-loss; nothing was written")
-        elif how.dry_run:
-            say("next: the same command without --dry-run")

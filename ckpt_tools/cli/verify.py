@@ -15,6 +15,7 @@ import typer
 
 from ckpt_tools.cli.guard import BUG, BUG_WORDS, FINISHED, NO, USAGE, YES, bug_text, worst
 from ckpt_tools.cli.paths import expand
+from ckpt_tools.cli.pool import each, workers_for
 from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
 from ckpt_tools.verbs.verify import Report, parse_target
@@ -110,26 +111,10 @@ def _one(path: str, options: dict[str, Any], bar: bool = False) -> Report:
 
 def _run(files: list[str], options: dict[str, Any], jobs: int) -> Iterator[Report]:
     """Reports in the order of the files."""
-    workers = min(jobs or os.cpu_count() or 1, len(files))
-    if workers <= 1:
-        for path in files:
-            yield _one(path, options, bar=True)
-        return
-    from concurrent.futures import ProcessPoolExecutor
-
-    chunk = max(1, min(16, len(files) // (4 * workers)))
-    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
-    try:
-        yield from pool.map(functools.partial(_one, options=options), files, chunksize=chunk)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; only the one that prints may act on it."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if workers_for(jobs, len(files)) <= 1:
+        yield from (_one(path, options, bar=True) for path in files)
+    else:
+        yield from each(functools.partial(_one, options=options), files, jobs)
 
 
 def _known_condition(text: str) -> str:

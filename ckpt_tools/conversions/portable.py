@@ -119,7 +119,7 @@ def _values(dtype: Node, data: Node, shape: tuple[Any, ...], *, fortran: bool = 
 
 
 def _raw(data: Node) -> bytes | None:
-    """The bytes of a numpy object, as protocols from 3 on and before (``_codecs.encode(text, 'latin1')``) write them."""
+    """The bytes of a numpy object; protocols before 3 write them as ``_codecs.encode(text, 'latin1')``."""
     if isinstance(data, (bytes, bytearray)):
         return bytes(data)
     if isinstance(data, Call) and data.path == "_codecs.encode" and isinstance(data.args, tuple) and data.args:

@@ -19,12 +19,11 @@ from ckpt_tools.plans.edits import strided_call
 from ckpt_tools.plans.holdings import Bytes
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.tensors import DTYPES, Dtype, TensorRef
+from ckpt_tools.tensors.dtypes import storage_class
 
 __all__ = ["Tally", "cast_tensors", "change_precision", "floating_tensors"]
 
-STORAGES = {"float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage",
-            "bfloat16": "BFloat16Storage"}  # fmt: skip
-# Digits of the significand and of the exponent, in bits: what a type holds exactly.
+# The types values are cast between: their digits of the significand and of the exponent, in bits.
 BITS = {"float64": (53, 11), "float32": (24, 8), "float16": (11, 5), "bfloat16": (8, 8)}
 
 
@@ -73,10 +72,10 @@ def floating_tensors(case: Case, part: Part) -> dict[str, TensorRef]:
     named = {**part.tensors, **dict(_passing_buffers(part, tensors))}
     if part.role == "optimizer":
         named = {name: t for name, t in named.items() if "state." in name and not name.endswith(".step")}
-    odd = [name for name, t in named.items() if t.dtype.floating and t.dtype.name not in STORAGES]
+    odd = [name for name, t in named.items() if t.dtype.floating and t.dtype.name not in BITS]
     if odd:
         case.advice.append(f"{part.path or part.role}: {few(odd)} keep their type, which can't be cast")
-    return {name: tensor for name, tensor in named.items() if tensor.dtype.name in STORAGES}
+    return {name: tensor for name, tensor in named.items() if tensor.dtype.name in BITS}
 
 
 def _passing_buffers(part: Part, tensors: dict[int, TensorRef]) -> Iterator[tuple[str, TensorRef]]:
@@ -101,7 +100,7 @@ def cast_tensors(case: Case, tensors: Iterable[TensorRef], dtype: Dtype, made: d
                 raise CkptError(f"storage {storage.key} can't be read; `ckpt repair` the file first")
             made[storage.key] = _cast(case, held, storage.dtype, dtype, tally)
         old = call.args[0]
-        kind = GlobalRef("torch", STORAGES[dtype.name], old.position)
+        kind = GlobalRef(*storage_class(dtype), old.position)
         new = Persistent(("storage", kind, "", old.id[3], storage.numel), old.position)
         case.draft.new_storage(new, made[storage.key])
         call.args = (new, *call.args[1:])

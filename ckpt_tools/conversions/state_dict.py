@@ -20,7 +20,7 @@ from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import attributes_of
 from ckpt_tools.tensors.values import tensor_array
 
-__all__ = ["chosen_weights", "described", "keep_weights"]
+__all__ = ["keep_weights"]
 
 # Attributes of a YOLO model that whoever builds it anew needs (ultralytics/nn/tasks.py, yolov5/models/yolo.py).
 ATTRIBUTES = ("task", "nc", "names", "stride", "yaml", "kpt_shape", "end2end")
@@ -30,6 +30,7 @@ LONGEST = 100_000  # elements of a list that is described
 def keep_weights(case: Case, request: Conversion) -> None:
     """Leave nothing but the chosen weights, as ``Module.state_dict`` gives them."""
     part = chosen_weights(case, request.weights)
+    case.beside = case.beside or described(case, part)
     if case.family == "bare" and not part.path and all(id(v) in part_nodes(part) for _, v in pairs_of(part.node)):
         return
     names = _names(part)
@@ -78,7 +79,7 @@ def _plain(tensor: TensorRef) -> Call:
 
 
 def described(case: Case, part: Part) -> dict[str, Any]:
-    """What whoever loads the weights needs to know: classes, strides, architecture, settings, and where they are from."""
+    """What whoever loads the weights needs to know: classes, strides, architecture, settings, and their origin."""
     found = case.found
     attributes = attributes_of(part.node) if part.form == "module" else {}
     told = {key: _value(case, attributes[key]) for key in ATTRIBUTES if key in attributes}

@@ -16,6 +16,7 @@ from ckpt_tools.findings.model import (
     decide,
     escape,
     finding,
+    plain_json,
     strict,
     writable,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "example",
     "finding",
     "lookup",
+    "plain_json",
     "strict",
     "writable",
 ]

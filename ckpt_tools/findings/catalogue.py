@@ -295,10 +295,12 @@ CATALOGUE: tuple[Code, ...] = (
          "A save that runs out of space leaves a cut file in place of the old one.", "Free disk space before resuming.", SIBLINGS),
     Code("CKPT716", "class-count-here", ERROR, INCOMPLETE, "the data set here has {here} classes, the model {count}",
          "The data set was changed since, or another one lies in its place.", "Pass the right data set.", ARGS),
-    # 9 outcome of a repair
+    # 9 outcome of a repair or conversion
     Code("CKPT901", "repaired", NOTE, None, "it was put together by {tool} from {sources}{loss}",
          "`ckpt repair` wrote it. The ledger in the file says what came from where, and what was lost.",
          "Nothing to do.", LOOK),
+    Code("CKPT902", "converted", NOTE, None, "it was converted by {tool} from {sources}: {steps}",
+         "`ckpt convert` wrote it. The ledger in the file says what was changed.", "Nothing to do.", LOOK),
 )  # fmt: skip
 
 BY_CODE: dict[str, Code] = {entry.code: entry for entry in CATALOGUE}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ckpt_tools.findings.catalogue import BY_SLUG, Code
 from ckpt_tools.findings.words import Severity, Verdict
@@ -21,6 +23,7 @@ __all__ = [
     "decide",
     "escape",
     "finding",
+    "plain_json",
     "strict",
     "writable",
 ]
@@ -121,6 +124,17 @@ def writable(value: object) -> object:
     if isinstance(value, int) and value.bit_length() > LONGEST_INTEGER:
         return f"<integer of {value.bit_length()} bits>"
     return value
+
+
+def plain_json(value: Any) -> Any:
+    """The same value without numbers that JSON can't hold."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return writable(value)
 
 
 def escape(value: object, longest: int = LONGEST_TEXT) -> str:

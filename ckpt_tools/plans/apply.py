@@ -1,4 +1,4 @@
-"""Writing a planned archive: a temporary file beside its place, read again before it takes the name.
+"""Carrying out a plan: a temporary file beside its place, read again before it takes the name.
 
 Killed at any moment, or with the disk full, the file that was there is whole and nothing half-written bears a
 checkpoint's name.
@@ -11,18 +11,83 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict, decide
-from ckpt_tools.source import BUFFER_SIZE, JoinedSource, blocks
+from ckpt_tools.plans.model import Plan
+from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
 
-__all__ = ["apply_archive", "backup_name", "check_place"]
+__all__ = ["Check", "Planned", "apply_archive", "backup_name", "check_place", "reads_back"]
 
 SETTLED = 60  # seconds after the last write before a file is replaced without being asked twice
 SEND = 32 << 20  # bytes that are sent on their way to the disk at once
 SPARE = 1 << 20  # bytes that must stay free
+Check = Callable[[Path, JoinedSource], None]  # raises ``CkptError`` where a file is not what was to be written
+Progress = Callable[[int], None]
+
+
+def reads_back(temporary: Path, archive: JoinedSource) -> None:
+    """Read a written checkpoint with the reader that will be asked about it later."""
+    with open_checkpoint(temporary) as made:
+        broken = decide(made.findings) in (Verdict.DAMAGED, Verdict.FOREIGN, Verdict.UNSAFE)
+        if broken or made.source.size != archive.size:
+            why = made.findings[0].message if made.findings else f"{made.source.size} of {archive.size} bytes"
+            raise CkptError(f"what was written does not read back ({why}); nothing was changed, check the disk")
+
+
+@dataclass
+class Planned:
+    """A plan with all that it needs to be carried out; use it as a context manager.
+
+    ``archive`` is the result, ``None`` where there is nothing to write; ``sidecars`` are small files beside it.
+    """
+
+    plan: Plan
+    archive: JoinedSource | None = None
+    sidecars: Mapping[Path, bytes] = field(default_factory=dict)
+    check: Check = reads_back
+    files: ExitStack = field(default_factory=ExitStack)
+
+    def apply(self, *, force: bool = False, progress: Progress | None = None) -> Path:
+        """Write the result; where its place is the original's, that is kept as ``<name>.bak``.
+
+        Raises ``CkptError`` where there is nothing to write or it can't be written; nothing was changed then.
+        """
+        if self.archive is None or self.plan.refused is not None:
+            raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
+        output, original = Path(self.plan.output), Path(self.plan.file).resolve()
+        in_place = output.resolve() == original
+        check_place(output, original, self.archive.size, in_place=in_place, force=force)
+        for path, data in self.sidecars.items():
+            check_place(path, original, len(data), in_place=False, force=force or in_place)
+        backup = backup_name(original) if in_place else None
+        output = original if in_place else output
+        with ExitStack() as undo:
+            for path, data in self.sidecars.items():
+                _write_beside(path, data, original, undo)
+            apply_archive(self.archive, output, original, self.check, self.files.close, backup, progress)
+            undo.pop_all()
+        self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
+        return output
+
+    def __enter__(self) -> Planned:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+
+
+def _write_beside(path: Path, data: bytes, like: Path, undo: ExitStack) -> None:
+    """Write a small file; ``undo`` takes it away again where it was not there before."""
+    new = not path.exists()
+    source = JoinedSource([Stretch(BytesSource(data))], str(path))
+    apply_archive(source, path, like, lambda temporary, archive: None, lambda: None)
+    if new:
+        undo.callback(lambda: path.unlink(missing_ok=True))
 
 
 def check_place(output: Path, original: Path, size: int, *, in_place: bool, force: bool) -> None:
@@ -63,15 +128,16 @@ def apply_archive(
     archive: JoinedSource,
     output: Path,
     like: Path,
-    *,
+    check: Check,
     close: Callable[[], None],
     backup: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write ``archive`` to ``output``, with mode and owner of ``like``; the file there is kept as ``backup``.
 
-    ``close`` lets go of the files the bytes come from, before one of them is replaced. Raises ``CkptError`` where a
-    source changed meanwhile, a checksum is not what it was, or the disk refuses; nothing is changed then.
+    ``check`` reads the temporary file; ``close`` lets go of the files the bytes come from, before one of them is
+    replaced. Raises ``CkptError`` where a source changed meanwhile, a checksum is not what it was, or the disk
+    refuses; nothing is changed then.
     """
     handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
     temporary = Path(name)
@@ -79,7 +145,7 @@ def apply_archive(
         with open(handle, "wb", buffering=0) as file:
             _copy(archive, file.fileno(), progress)
             os.fsync(file.fileno())
-        _check(temporary, archive)
+        check(temporary, archive)
         if archive.changed():
             raise CkptError(f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again")
         _adopt(temporary, like)
@@ -133,15 +199,6 @@ def _send(handle: int, start: int, count: int) -> None:
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(handle, start, count, os.POSIX_FADV_DONTNEED)
-
-
-def _check(temporary: Path, archive: JoinedSource) -> None:
-    """Read the temporary file with the reader that will be asked about it later."""
-    with open_checkpoint(temporary) as made:
-        broken = decide(made.findings) in (Verdict.DAMAGED, Verdict.FOREIGN, Verdict.UNSAFE)
-        if broken or made.source.size != archive.size:
-            why = made.findings[0].message if made.findings else f"{made.source.size} of {archive.size} bytes"
-            raise CkptError(f"what was written does not read back ({why}); nothing was changed, check the disk")
 
 
 def _adopt(temporary: Path, like: Path) -> None:

@@ -1,10 +1,11 @@
-"""One repair under way: the draft, what was asked for, the donors at hand, and the record of what was done."""
+"""A repair or conversion under way: the draft, what was asked for, the donors at hand, the record of what was done."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ckpt_tools.checks.context import Target, release
 from ckpt_tools.findings import CkptError
@@ -49,6 +50,7 @@ class Case:
     rebased: Donor | None = None
     wrapped: bool = False  # the file was a zip archive around the checkpoint
     hits: dict[str, list[str]] = field(default_factory=dict)  # by part, the tensors whose bytes were lost
+    beside: dict[str, Any] | None = None  # what describes weights that stand alone
 
     def __post_init__(self) -> None:
         for part in self.found.parts if self.readable else ():

@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger
+from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
 from ckpt_tools.checks.consistency import spelled_as
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.names import few, shape_text
+from ckpt_tools.checks.repaired import records
 from ckpt_tools.findings import CkptError, Verdict, decide
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import dict_of, plain
@@ -47,7 +48,7 @@ class Donor:
             self.layout = found.layout.name
             known = found.epoch if found.epoch is not None and found.epoch >= 0 else None
             self.epoch = known if known is not None else trained_epoch(found, path)  # of a stripped file: its results
-            self.repaired = read_ledger(checkpoint) is not None
+            self.repaired = any(record.get("command") != "convert" for record in records(checkpoint))
             self.verdict = judge(checkpoint)
 
     @property

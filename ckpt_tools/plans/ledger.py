@@ -1,13 +1,14 @@
-"""The ledger: the record of a repair that travels in its result as an extra member of the archive."""
+"""The ledger: the record of a repair or conversion that travels in its result as an extra member of the archive."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ckpt_tools import __version__
-from ckpt_tools.checkpoint import Checkpoint, read_ledger
+from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.container import member_source
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.holdings import Holding
@@ -16,8 +17,11 @@ from ckpt_tools.plans.model import Plan
 __all__ = ["ledger"]
 
 
-def ledger(case: Case, plan: Plan, original: Holding) -> bytes:
-    """The record that travels in the result: what came from where, with checksums."""
+def ledger(case: Case, plan: Plan, original: Holding, command: str, before: Mapping[str, Any] | None) -> bytes:
+    """The record that travels in the result of ``command``: what came from where, with checksums.
+
+    ``before`` is the record in the original, of the command it was made by, if it was.
+    """
     sources = {original.checkpoint.source.name: _source(original.checkpoint)}
     used = {part.source for part in plan.parts if part.source}
     for donor in (*case.siblings, *case.named.values()):
@@ -25,6 +29,7 @@ def ledger(case: Case, plan: Plan, original: Holding) -> bytes:
             sources[str(donor.path)] = _source(donor.checkpoint)
     content = {
         "schema": "ckpt-tools/ledger/1",
+        "command": command,
         "tool": f"ckpt-tools {__version__}",
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "sources": list(sources.values()),
@@ -33,7 +38,7 @@ def ledger(case: Case, plan: Plan, original: Holding) -> bytes:
         "verdict_before": str(plan.verdict),
         "expected": str(plan.expected),
         "resumes_at": plan.resumes_at,
-        "before": read_ledger(original.checkpoint),  # of the repair this file was made by, if it was
+        "before": before,
     }
     return json.dumps(content, indent=1).encode()
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ckpt_tools.checks.context import Target
 from ckpt_tools.findings import Finding, Verdict
+from ckpt_tools.layouts import Recognised
 
-__all__ = ["Outcome", "PartPlan", "Plan", "Request", "Step"]
+__all__ = ["Outcome", "PartPlan", "Plan", "Request", "Step", "resumes_at"]
 
 
 class Outcome(str, Enum):
@@ -98,7 +99,7 @@ class Request:
 
 @dataclass
 class Plan:
-    """What a repair would do to ``file``, and the verdict to expect of the result."""
+    """What a repair or conversion would do to ``file``, and the verdict to expect of the result."""
 
     file: str
     verdict: Verdict | None
@@ -113,17 +114,21 @@ class Plan:
     chosen: bool = False  # the tool picked the file
     written: bool = False
     backup: str | None = None  # the name the original has now, where its own was taken
+    format: str = "zip"  # of the result: zip, legacy or safetensors
+    sidecars: list[str] = field(default_factory=list)  # files written beside the result
 
     @property
     def needs_consent(self) -> bool:
         return any(step.loss and not step.consent for step in self.steps)
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON document of ``ckpt repair``."""
+        """The entry in the JSON document of a command."""
         return {
             "file": self.file,
             "chosen": self.chosen,
             "output": self.output,
+            "format": self.format,
+            "sidecars": self.sidecars,
             "written": self.written,
             "backup": self.backup,
             "verdict": str(self.verdict) if self.verdict else None,
@@ -136,3 +141,10 @@ class Plan:
             "advice": self.advice,
             "findings": [fact.as_json() for fact in self.findings],
         }
+
+
+def resumes_at(verdict: Verdict | None, found: Recognised | None) -> int | None:
+    """The first epoch a resume would train, counted from 0; ``None`` where there would be none."""
+    if verdict is not Verdict.RESUMABLE or found is None or found.epoch is None:
+        return None
+    return int(found.epoch) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DTYPES", "Dtype", "dtype_of_storage_class"]
+__all__ = ["DTYPES", "Dtype", "dtype_of_storage_class", "storage_class"]
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,9 @@ def dtype_of_storage_class(module: str, name: str) -> Dtype | None:
         return None
     known = _STORAGE_CLASSES.get(name)
     return DTYPES[known] if known else None
+
+
+def storage_class(dtype: Dtype) -> tuple[str, str]:
+    """Module and name of the storage class torch saves a type with: where a type has none of its own, that of bytes."""
+    known = next((name for name, held in _STORAGE_CLASSES.items() if held == dtype.name), None)
+    return ("torch", known) if known else ("torch.storage", "UntypedStorage")

@@ -6,17 +6,25 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import CHECKPOINT_NAMES, LEDGER, Checkpoint, open_checkpoint, read_checkpoint
+from ckpt_tools.checkpoint import (
+    CHECKPOINT_NAMES,
+    LEDGER,
+    Checkpoint,
+    open_checkpoint,
+    read_checkpoint,
+    read_ledger,
+    split_name,
+)
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.configs import is_yaml
 from ckpt_tools.container import MemberError, member_source, read_zip
 from ckpt_tools.findings import CkptError, Verdict
-from ckpt_tools.plans.apply import apply_archive, backup_name, check_place
+from ckpt_tools.plans.apply import Planned
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES
 from ckpt_tools.plans.donors import Donor, Judge
@@ -24,11 +32,11 @@ from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.grafts import fitting
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
-from ckpt_tools.plans.model import Plan, Request
+from ckpt_tools.plans.model import Plan, Request, resumes_at
 from ckpt_tools.plans.phases import NEIGHBOURS, PHASES, extends, missing_parts
 from ckpt_tools.verbs.verify import Report, checkpoints_in, verify_checkpoint
 
-__all__ = ["Repair", "choose_file", "plan_repair", "repaired_name"]
+__all__ = ["choose_file", "plan_repair", "repaired_name"]
 
 REPAIRED = ".repaired"
 MOST_SIBLINGS = 60
@@ -36,37 +44,6 @@ MOST_ROUNDS = 12
 DONE = (Verdict.RESUMABLE, Verdict.WEIGHTS, Verdict.FINISHED)
 REFUSED = (Verdict.UNSAFE, Verdict.FOREIGN)
 Progress = Callable[[int], None]
-
-
-@dataclass
-class Repair:
-    """A plan with all that it needs to be carried out; use it as a context manager."""
-
-    plan: Plan
-    draft: Draft | None = None
-    files: ExitStack = field(default_factory=ExitStack)
-
-    def apply(self, *, force: bool = False, progress: Progress | None = None) -> Path:
-        """Write the result; where its place is the original's, that is kept as ``<name>.bak``.
-
-        Raises ``CkptError`` where there is nothing to write or it can't be written; nothing was changed then.
-        """
-        if self.draft is None or self.plan.refused is not None:
-            raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
-        output, original = Path(self.plan.output), Path(self.plan.file).resolve()
-        archive, in_place = self.draft.archive, output.resolve() == original
-        check_place(output, original, archive.size, in_place=in_place, force=force)
-        backup = backup_name(original) if in_place else None
-        output = original if in_place else output
-        apply_archive(archive, output, original, close=self.files.close, backup=backup, progress=progress)
-        self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
-        return output
-
-    def __enter__(self) -> Repair:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.files.close()
 
 
 def choose_file(folders: list[Path], donors: Collection[Path] = ()) -> Path:
@@ -95,9 +72,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def repaired_name(name: str) -> str:
     """``last.pt`` becomes ``last.repaired.pt``, ``last.pth.tar`` ``last.repaired.pth.tar``."""
-    suffix = max((suffix for suffix in CHECKPOINT_NAMES if name.lower().endswith(suffix)), key=len, default="")
-    stem = name[: len(name) - len(suffix)] if suffix else name.removesuffix(".zip")
-    return f"{stem}{REPAIRED}{name[len(stem) :] if suffix else '.pt'}"
+    stem, suffix = split_name(name)
+    return f"{stem}{REPAIRED}{suffix}" if suffix else f"{name.removesuffix('.zip')}{REPAIRED}.pt"
 
 
 def plan_repair(
@@ -107,7 +83,7 @@ def plan_repair(
     *,
     context: Context | None = None,
     progress: Progress | None = None,
-) -> Repair:
+) -> Planned:
     """Say what a repair would do, without writing anything; ``output`` is ``<name>.repaired.pt`` where left out.
 
     Raises ``CkptError`` for a path or donor that can't be used; a file that can't be mended gives a plan that says so.
@@ -127,13 +103,13 @@ def plan_repair(
         report = verify_checkpoint(checkpoint, replace(context), siblings=False, content=content)
         verdict = Verdict.FOREIGN if wrapped and report.verdict in DONE else report.verdict
         plan = Plan(str(path), verdict, str(output), findings=report.findings)
-        repair = Repair(plan, files=files)
+        repair = Planned(plan, files=files)
         if report.verdict in REFUSED:
             plan.refused = f"the file is {report.verdict}: {report.findings[0].message}"
             return repair
         if report.verdict in DONE and not request.edits and not wrapped and not _lacks(checkpoint, path):
             plan.expected = report.verdict
-            plan.resumes_at = _resumes_at(report.verdict, checkpoint.recognised)
+            plan.resumes_at = resumes_at(report.verdict, checkpoint.recognised)
             return repair
         _work(repair, Holding(checkpoint, content), request, context, report, wrapped)
     except BaseException:
@@ -168,7 +144,7 @@ def _unwrapped(outer: Any, path: Path) -> Any:
     return read_checkpoint(source)
 
 
-def _work(repair: Repair, holding: Holding, request: Request, context: Context, report: Report, wrapped: bool) -> None:
+def _work(repair: Planned, holding: Holding, request: Request, context: Context, report: Report, wrapped: bool) -> None:
     """Plan the steps, and read what the file would be after them."""
     plan = repair.plan
     folders = list(dict.fromkeys(filter(None, (request.folder, Path(plan.file).parent))))
@@ -200,15 +176,16 @@ def _work(repair: Repair, holding: Holding, request: Request, context: Context, 
             case.do("archive", f"the archive is written anew: {cause}")
         if not case.steps and plan.refused is None:
             plan.advice = case.advice
-            plan.expected, plan.resumes_at = report.verdict, _resumes_at(report.verdict, case.found)
+            plan.expected, plan.resumes_at = report.verdict, resumes_at(report.verdict, case.found)
             return
         container = holding.checkpoint.container
         if case.rebased is None and container is not None and container.kind != "zip":
             case.do("format", "written as a zip archive, which torch reads since 1.6")
         plan.parts = case.plan_parts(holding)
-        plan.expected, plan.resumes_at = outcome.verdict, _resumes_at(outcome.verdict, case.found)
+        plan.expected, plan.resumes_at = outcome.verdict, resumes_at(outcome.verdict, case.found)
         plan.steps, plan.advice = case.steps, case.advice + _advice(case, outcome)
-        repair.draft = case.draft.read(plan.output, {LEDGER: ledger(case, plan, holding)})
+        record = ledger(case, plan, holding, "repair", read_ledger(holding.checkpoint))
+        repair.archive = case.draft.read(plan.output, {LEDGER: record}).archive
     except CkptError as error:
         plan.refused, plan.steps, plan.advice = str(error), case.steps, case.advice
     plan.findings = [fact for fact in plan.findings if fact.slug != "sibling"]
@@ -250,13 +227,6 @@ def _due(case: Case, report: Report) -> Iterator[str]:
         needed = report.verdict not in DONE and present.get(name) is not None and not cure.on_request
         if needed or (name in present and name in case.request.cures):
             yield name
-
-
-def _resumes_at(verdict: Verdict | None, found: Any) -> int | None:
-    """The first epoch a resume would train, counted from 0."""
-    if verdict is not Verdict.RESUMABLE or found is None or found.epoch is None:
-        return None
-    return int(found.epoch) + 1
 
 
 def _advice(case: Case, report: Report) -> list[str]:
