@@ -247,6 +247,10 @@ class JoinedSource:
             index += 1
         return done
 
+    def places(self) -> Iterator[tuple[int, Stretch]]:
+        """The stretches, each with where it begins."""
+        return zip(self._starts, self.stretches)
+
     def within(self, offset: int, size: int) -> Source | None:
         """The source of the one stretch that is ``size`` bytes from ``offset``; ``None`` where there is no such."""
         index = bisect.bisect_right(self._starts, offset) - 1
@@ -260,7 +264,7 @@ class JoinedSource:
 class MadeSource:
     """Bytes that are made anew whenever they are asked for; only those of the last one asked are kept."""
 
-    _last: tuple[MadeSource, bytes] | None = None
+    _kept = threading.local()  # by every thread: they would take turns making each other's anew
 
     def __init__(self, size: int, make: Callable[[], bytes], name: str = "<made>") -> None:
         self.name = name
@@ -268,9 +272,9 @@ class MadeSource:
         self._make = make
 
     def _all(self) -> memoryview:
-        last = MadeSource._last
+        last: tuple[MadeSource, bytes] | None = getattr(MadeSource._kept, "last", None)
         if last is None or last[0] is not self:
-            last = MadeSource._last = (self, self._make())
+            last = MadeSource._kept.last = (self, self._make())
         return memoryview(last[1])
 
     def read(self, offset: int, count: int) -> bytes:

@@ -36,15 +36,15 @@ from ckpt_tools.plans import Request
 from ckpt_tools.verbs.repair import plan_repair
 
 folder, in_place = Path(sys.argv[1]), sys.argv[2] == "in-place"
-STEPS = ("write", "fsync", "replace", "link", "chmod", "chown", "unlink", "remove", "open")
+STEPS = ("pwrite", "fsync", "replace", "link", "chmod", "chown", "unlink", "remove", "open")
 
 def armed(name, left):
     call = getattr(os, name)
     def wrapped(*arguments, **options):
         left[0] -= 1
         if left[0] < 0:
-            if name == "write":
-                call(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            if name == "pwrite":
+                call(arguments[0], arguments[1][: len(arguments[1]) // 2], *arguments[2:])
             print(name, file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return call(*arguments, **options)
@@ -95,7 +95,7 @@ def test_killed_at_any_moment_leaves_everything_whole(
     moments = int(run.stdout)
     assert moments >= 50
     calls = set(run.stderr.split())
-    assert {"write", "fsync", "replace", "open"} <= calls
+    assert {"pwrite", "fsync", "replace", "open"} <= calls
     assert ("link" in calls) is (mode == "in-place")
     target = LAST if mode == "in-place" else NEW
     replaced = 0
@@ -148,21 +148,39 @@ def fails(folder: Path, during: Callable[[], object], *, in_place: bool = False)
     return str(raised.value)
 
 
+@pytest.fixture(params=["several threads", "one thread", "no pwrite"])
+def writer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the call that writes, in each of the ways an archive is copied."""
+    if request.param == "several threads":
+        monkeypatch.setattr(apply, "SEVERAL_FROM", 0)
+    elif request.param == "no pwrite":
+        monkeypatch.delattr("os.pwrite", raising=False)
+    return "os.pwrite" if hasattr(os, "pwrite") else "os.write"
+
+
+def test_every_way_to_copy_gives_the_same(writer: str, run_folder: Path) -> None:
+    with started(run_folder) as repair:
+        assert repair.archive is not None
+        expected = repair.archive.read(0, repair.archive.size)
+        repair.apply()
+    assert (run_folder / NEW).read_bytes() == expected
+
+
 @pytest.mark.parametrize("in_place", [False, True], ids=["beside", "in place"])
 @pytest.mark.parametrize("call", [0, 1, 7, 20])
 def test_full_disk_leaves_everything_as_it_was(
-    call: int, in_place: bool, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    call: int, in_place: bool, writer: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [call]
-    real = os.write
+    real = getattr(os, writer.removeprefix("os."))
 
-    def write(handle: int, data: Any) -> int:
+    def write(handle: int, data: Any, *place: int) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(handle, data[: max(1, len(data) // 2)])  # and short writes up to then
+        return real(handle, data[: max(1, len(data) // 2)], *place)  # and short writes up to then
 
-    told = fails(run_folder, lambda: monkeypatch.setattr("os.write", write), in_place=in_place)
+    told = fails(run_folder, lambda: monkeypatch.setattr(writer, write), in_place=in_place)
     monkeypatch.undo()
     assert os.strerror(errno.ENOSPC) in told
     assert "nothing was changed" in told
@@ -224,11 +242,13 @@ def test_folder_that_can_not_be_written_to_is_told(run_folder: Path) -> None:
     assert "can't be written" in told
 
 
-def test_bytes_that_do_not_read_back_are_not_kept(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(handle: int, data: Any) -> int:
+def test_bytes_that_do_not_read_back_are_not_kept(
+    writer: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(handle: int, data: Any, *place: int) -> int:
         return len(data)  # the disk says it has them
 
-    told = fails(run_folder, lambda: monkeypatch.setattr("os.write", lose))
+    told = fails(run_folder, lambda: monkeypatch.setattr(writer, lose))
     monkeypatch.undo()
     assert "does not read back" in told
 

@@ -28,6 +28,7 @@ class Context:
     target: Target | None = None
     trust: tuple[str, ...] = ()
     python: str | None = None
+    verdict_only: bool = False  # leave out checks that take time and can't change the verdict
     installed: dict[str, bool] = field(default_factory=dict)  # package -> found in the training environment
 
 

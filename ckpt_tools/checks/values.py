@@ -29,8 +29,11 @@ UNDERFLOW_SHARE = 0.001  # of a file's second moments; below that it is single d
 WEIGHT_NAME = re.compile(r"(^|\.)weight$")
 
 
-def check_values(checkpoint: Checkpoint, content: Content) -> Iterator[Finding]:
-    """Findings about values, from the peaks of the pass; only suspicious tensors are read again."""
+def check_values(checkpoint: Checkpoint, content: Content, verdict_only: bool = False) -> Iterator[Finding]:
+    """Findings about values, from the peaks of the pass; only suspicious tensors are read again.
+
+    ``verdict_only`` leaves out what reads moments again and decides nothing.
+    """
     peaks = _Peaks(checkpoint, content)
     names = TensorNames(checkpoint)
     counted: set[int] = set()
@@ -43,7 +46,8 @@ def check_values(checkpoint: Checkpoint, content: Content) -> Iterator[Finding]:
     if elsewhere:
         shown = few(names.of(tensor) for tensor in elsewhere)
         yield finding("non-finite-elsewhere", count=len({id(t) for t in elsewhere}), tensors=shown)
-    yield from _underflow(checkpoint, peaks)
+    if not verdict_only:
+        yield from _underflow(checkpoint, peaks)
 
 
 class _Peaks:

@@ -18,11 +18,13 @@ from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.edits import strided_call
 from ckpt_tools.plans.holdings import Bytes
 from ckpt_tools.plans.model import Outcome
-from ckpt_tools.tensors import DTYPES, Dtype, TensorRef
+from ckpt_tools.source import Source
+from ckpt_tools.tensors import DTYPES, Dtype, StorageRef, TensorRef
 from ckpt_tools.tensors.dtypes import storage_class
 
 __all__ = ["Tally", "cast_tensors", "change_precision", "floating_tensors"]
 
+READERS = 2  # threads: casting lets others run
 # The types values are cast between: their digits of the significand and of the exponent, in bits.
 BITS = {"float64": (53, 11), "float32": (24, 8), "float16": (11, 5), "bfloat16": (8, 8)}
 
@@ -89,32 +91,41 @@ def _passing_buffers(part: Part, tensors: dict[int, TensorRef]) -> Iterator[tupl
 def cast_tensors(case: Case, tensors: Iterable[TensorRef], dtype: Dtype, made: dict[str, Bytes]) -> Tally:
     """Give tensors storages in another type; those that share one, also over calls with one ``made``, still do."""
     tally = Tally()
-    for tensor in tensors:
-        call = strided_call(tensor)
-        if call is None or tensor.storage is None or tensor.dtype == dtype:
+    calls = [(tensor, strided_call(tensor)) for tensor in tensors if tensor.dtype != dtype]
+    storages = {tensor.storage.key: tensor.storage for tensor, call in calls if tensor.storage is not None and call}
+    _cast(case, [storage for key, storage in storages.items() if key not in made], dtype, made, tally)
+    for tensor, call in calls:
+        if call is None or tensor.storage is None:
             continue
-        storage = tensor.storage
-        if storage.key not in made:
-            held = case.holding.storage(storage)
-            if held is None:
-                raise CkptError(f"storage {storage.key} can't be read; `ckpt repair` the file first")
-            made[storage.key] = _cast(case, held, storage.dtype, dtype, tally)
         old = call.args[0]
         kind = GlobalRef(*storage_class(dtype), old.position)
-        new = Persistent(("storage", kind, "", old.id[3], storage.numel), old.position)
-        case.draft.new_storage(new, made[storage.key])
+        new = Persistent(("storage", kind, "", old.id[3], tensor.storage.numel), old.position)
+        case.draft.new_storage(new, made[tensor.storage.key])
         call.args = (new, *call.args[1:])
         tally.tensors += 1
         tally.rounded |= any(a > b for a, b in zip(BITS[tensor.dtype.name], BITS[dtype.name]))
     return tally
 
 
-def _cast(case: Case, held: Bytes, old: Dtype, new: Dtype, tally: Tally) -> Bytes:
+def _cast(case: Case, storages: list[StorageRef], new: Dtype, made: dict[str, Bytes], tally: Tally) -> None:
+    """Read storages once, by two threads: what the values become, and how many are lost on the way."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from ckpt_tools.tensors.cast import CastSource, survey
 
     container = case.draft.checkpoint.container
     swap = container is not None and container.byteorder == "big"
-    seen = survey(held.source, old, new, swap=swap)
-    tally.overflow += seen.overflow
-    tally.underflow += seen.underflow
-    return Bytes(CastSource(held.source, old, new, swap=swap), seen.crc, seen.peak)
+    held = [_held(case, storage) for storage in storages]
+    with ThreadPoolExecutor(READERS) as pool:
+        seen = pool.map(lambda pair: survey(pair[0], pair[1].dtype, new, swap=swap), zip(held, storages))
+        for storage, source, found in zip(storages, held, seen):
+            tally.overflow += found.overflow
+            tally.underflow += found.underflow
+            made[storage.key] = Bytes(CastSource(source, storage.dtype, new, swap=swap), found.crc, found.peak)
+
+
+def _held(case: Case, storage: StorageRef) -> Source:
+    held = case.holding.storage(storage)
+    if held is None:
+        raise CkptError(f"storage {storage.key} can't be read; `ckpt repair` the file first")
+    return held.source

@@ -16,6 +16,7 @@ from ckpt_tools.pickles import Call, GlobalRef, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.edits import strided_call
+from ckpt_tools.plans.model import Outcome
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import attributes_of
 from ckpt_tools.tensors.values import tensor_array
@@ -39,6 +40,7 @@ def keep_weights(case: Case, request: Conversion) -> None:
     made.pairs = pairs
     left = [other.path for other in case.found.parts if other.present and other.path != part.path]
     case.draft.root, case.draft.edited = made, True
+    case.record(part, Outcome.KEPT)
     without = f", without {few(left, 12)}" if left else ""
     case.do("state-dict", f"only {part.path or 'the weights'}: a plain state dict of {len(pairs)} tensors{without}",
             loss=True, consent=True)  # fmt: skip

@@ -125,6 +125,7 @@ def _averaged_first(case: Case) -> Node:
         node = dict(pairs_of(attributes_of(node).get("_modules"))).get(inner, node)
         _without_hooks(node)
     put(case.root, case.found.layout.roles["model"], node)
+    case.record(part, Outcome.KEPT)
     return node
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -24,7 +25,8 @@ from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, b
 __all__ = ["Check", "Planned", "apply_archive", "backup_name", "check_place", "reads_back"]
 
 SETTLED = 60  # seconds after the last write before a file is replaced without being asked twice
-SEND = 32 << 20  # bytes that are sent on their way to the disk at once
+SEND, SEND_FROM = 8 << 20, 1 << 20  # bytes that are sent on their way to the disk at once: at most, at least
+WRITERS, SEVERAL_FROM = 2, 128 << 20  # threads, and bytes of an archive from which they pay
 SPARE = 1 << 20  # bytes that must stay free
 Check = Callable[[Path, JoinedSource], None]  # raises ``CkptError`` where a file is not what was to be written
 Progress = Callable[[int], None]
@@ -167,36 +169,64 @@ def apply_archive(
             temporary.unlink()
 
 
-def _copy(archive: JoinedSource, handle: int, progress: Callable[[int], None] | None) -> None:
-    """Copy every stretch through one buffer, and hold it against the checksum it must have."""
+def _copy(archive: JoinedSource, handle: int, progress: Progress | None) -> None:
+    """Copy every stretch, large archives by several threads, each to its place."""
+    work = iter(list(archive.places()))  # the threads take turns
+    stop = threading.Event()
+
+    def copy() -> None:
+        buffer = memoryview(bytearray(BUFFER_SIZE))
+        try:
+            for place, stretch in work:
+                if stop.is_set():
+                    return
+                _copy_stretch(stretch, place, handle, buffer)
+                if progress is not None:
+                    progress(stretch.source.size)
+        except BaseException:
+            stop.set()
+            raise
+
+    if archive.size < SEVERAL_FROM or not hasattr(os, "pwrite"):
+        copy()
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for job in [pool.submit(copy) for _ in range(WRITERS)]:
+            job.result()
+
+
+def _copy_stretch(stretch: Stretch, place: int, handle: int, buffer: memoryview) -> None:
+    """Copy one stretch through a buffer, and hold it against the checksum it must have."""
     from isal.isal_zlib import crc32
 
-    buffer = memoryview(bytearray(BUFFER_SIZE))
-    written = sent = 0
-    for stretch in archive.stretches:
-        crc = done = 0
-        for piece in blocks(stretch.source, 0, stretch.source.size, buffer):
-            crc = crc32(piece, crc) if stretch.crc is not None else 0
-            done += len(piece)
-            _write(handle, piece)
-            written += len(piece)
-            if written - sent >= SEND:
-                _send(handle, sent, written - sent)
-                sent = written
-        if done != stretch.source.size or (stretch.crc is not None and crc != stretch.crc):
-            raise CkptError(f"{stretch.name} changed while it was copied; nothing was changed, try again")
-        if progress is not None:
-            progress(done)
+    crc = done = sent = 0
+    for piece in blocks(stretch.source, 0, stretch.source.size, buffer):
+        crc = crc32(piece, crc) if stretch.crc is not None else 0
+        _write(handle, piece, place + done)
+        done += len(piece)
+        if done - sent >= SEND:
+            _send(handle, place + sent, done - sent)
+            sent = done
+    _send(handle, place + sent, done - sent)
+    if done != stretch.source.size or (stretch.crc is not None and crc != stretch.crc):
+        raise CkptError(f"{stretch.name} changed while it was copied; nothing was changed, try again")
 
 
-def _write(handle: int, piece: memoryview) -> None:
+def _write(handle: int, piece: memoryview, place: int) -> None:
     while piece:
-        piece = piece[os.write(handle, piece) :]
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(handle, piece, place)
+        else:
+            os.lseek(handle, place, os.SEEK_SET)
+            count = os.write(handle, piece)
+        piece, place = piece[count:], place + count
 
 
 def _send(handle: int, start: int, count: int) -> None:
     """Have the system begin to put bytes on the disk, so that the sync at the end has less to wait for."""
-    if hasattr(os, "posix_fadvise"):
+    if count >= SEND_FROM and hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(handle, start, count, os.POSIX_FADV_DONTNEED)
 

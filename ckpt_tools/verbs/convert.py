@@ -141,8 +141,8 @@ def _finish(made: Planned, written: Written, described: dict[Path, bytes]) -> No
     made.plan.sidecars = [str(path) for path in made.sidecars]
 
 
-def _verified(draft: Draft, request: Conversion) -> Report:
-    context = Context(target=request.target)
+def _verified(draft: Draft, request: Conversion, *, verdict_only: bool = False) -> Report:
+    context = Context(target=request.target, verdict_only=verdict_only)
     return verify_checkpoint(draft.checkpoint, context, siblings=False, content=draft.holding.content)
 
 
@@ -154,7 +154,7 @@ def _refuse(report: Report, what: str, refused: dict[Verdict, str]) -> None:
 
 def _outcome(case: Case, request: Conversion, before: Report) -> Report:
     """The verdict on the result; one that can no longer be resumed, without being asked for that, needs a word."""
-    outcome = _verified(case.draft, request)
+    outcome = _verified(case.draft, request, verdict_only=True)
     _refuse(outcome, "the result would be", dict.fromkeys(REFUSED, "nothing was written"))
     alone = request.strip or request.state_dict or request.to == "safetensors"
     if before.allows("resume") and not outcome.allows("resume") and not alone:

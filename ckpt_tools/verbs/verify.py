@@ -157,7 +157,7 @@ def verify_checkpoint(
         facts += check_storages(checkpoint)
         if not context.quick:
             content = content or scan_content(checkpoint, progress)
-            facts += _content_findings(checkpoint, content)
+            facts += _content_findings(checkpoint, content, context.verdict_only)
         facts += check_unknown_code(checkpoint, context)
         if decide(facts) not in (Verdict.DAMAGED, Verdict.FOREIGN):
             facts += check_training(checkpoint, context)
@@ -174,11 +174,11 @@ def verify_checkpoint(
     return report
 
 
-def _content_findings(checkpoint: Checkpoint, content: Content) -> Iterable[Finding]:
+def _content_findings(checkpoint: Checkpoint, content: Content, verdict_only: bool) -> Iterable[Finding]:
     from ckpt_tools.checks.values import check_values
 
     yield from check_checksums(checkpoint, content)
-    yield from check_values(checkpoint, content)
+    yield from check_values(checkpoint, content, verdict_only)
 
 
 def _finite(checkpoint: Checkpoint, content: Content | None, report: Report) -> bool:
