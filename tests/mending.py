@@ -1,4 +1,4 @@
-"""Repairs as the library does them: plan, carry out, and hold the result against the plan."""
+"""Repairs and conversions as the library does them: plan, carry out, and hold the result against the plan."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import ckpt_tools
+from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import Verdict
 from ckpt_tools.plans import Plan, Request
+from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.repair import plan_repair
 from ckpt_tools.verbs.verify import Report, parse_target, verify
 
-__all__ = ["Mended", "mend", "planned"]
+__all__ = ["Mended", "converted", "mend", "planned"]
 
 
 @dataclass
 class Mended:
-    """A file that was written by a repair: what was planned, and what ``verify`` says of it."""
+    """A file that was written by a plan: what was planned, and what ``verify`` says of it."""
 
     path: Path
     plan: Plan
@@ -82,6 +84,20 @@ def planned(path: Path, output: Path | None = None, **options: Any) -> Plan:
     """The plan alone."""
     with plan_repair(path, request_of(**options), output or path.with_name("new.pt")) as repair:
         return repair.plan
+
+
+def converted(path: Path, output: Path | None = None, **options: Any) -> Mended:
+    """Carry a conversion out; the result is what the plan said, and the original as it was."""
+    output, before = output or path.with_name("new.pt"), path.read_bytes()
+    with plan_convert(path, Conversion(**options), output) as conversion:
+        plan = conversion.plan
+        assert plan.refused is None, plan.refused
+        assert plan.steps, "nothing to do"
+        conversion.apply(force=True)
+    assert path.read_bytes() == before
+    report = verify(output, target=options.get("target"), siblings=False)
+    assert plan.format == "safetensors" or report.verdict is plan.expected, [f.message for f in report.findings]
+    return Mended(output, plan, report)
 
 
 def mend(path: Path, output: Path | None = None, **options: Any) -> Mended:

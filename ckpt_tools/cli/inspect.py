@@ -123,7 +123,8 @@ def _print_ledger(ledger: dict[str, Any]) -> None:
         listed = ledger.get(key)
         return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
 
-    say(f"  repaired by {shown(ledger.get('tool'))} on {shown(ledger.get('written'))}")
+    done = "converted" if ledger.get("command") == "convert" else "repaired"
+    say(f"  {done} by {shown(ledger.get('tool'))} on {shown(ledger.get('written'))}")
     for source in entries("sources"):
         name, size, epoch = (shown(source.get(key)) for key in ("name", "size", "epoch"))
         crc = f", object graph {shown(source['data_pkl_crc32'])}" if source.get("data_pkl_crc32") else ""

@@ -39,7 +39,7 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Kind], ...] = tuple(
             rb".{7}\0\{\s*\"",
             "safetensors",
             "a safetensors file",
-            "load it with the `safetensors` package; it holds weights only",
+            "load it with the `safetensors` package; `ckpt convert FILE --to zip` makes a .pt of it",
         ),
         (rb"GGUF", "gguf", "a GGUF model", "this is an exported model; use the training checkpoint it was made from"),
         (rb"\x89HDF\r\n", "hdf5", "an HDF5 file (Keras?)", "open it with h5py or Keras"),

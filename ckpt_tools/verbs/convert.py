@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger, split_name
 from ckpt_tools.checks.content import scan_content
@@ -120,6 +121,8 @@ def _work(made: Planned, checkpoint: Checkpoint, request: Conversion, wanted: bo
     case = Case(draft, Request(), Path(plan.file), Path(plan.output), report.target, beside=noted.get("weights"))
     try:
         convert(case, request)
+        if request.scrub and not case.steps and _tells(noted.get("ledger")):
+            case.do("scrub", "the record of earlier commands taken out", loss=True, consent=True)
         outcome = _outcome(case, request, report)
         if request.to != format_of(checkpoint):
             case.do("format", SAYS[str(request.to)])
@@ -150,6 +153,13 @@ def _refuse(report: Report, what: str, refused: dict[Verdict, str]) -> None:
     if report.verdict in refused:
         first = next(fact.message for fact in report.findings if fact.verdict is report.verdict)
         raise CkptError(f"{what} {report.verdict}: {first}; {refused[report.verdict]}")
+
+
+def _tells(record: Mapping[str, Any] | None) -> bool:
+    """Whether the ledger in a file says more than that it was scrubbed."""
+    steps = record.get("steps") if record is not None else None
+    names = [step.get("name") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+    return record is not None and ("scrub" not in names or record.get("before") is not None)
 
 
 def _outcome(case: Case, request: Conversion, before: Report) -> Report:
