@@ -3,7 +3,7 @@
     python bench/run.py [--runs 5] [--folder DIR]
 
 Needs torch and ultralytics in the environment (``ckpt-tools[ultralytics]``); picklescan is measured where installed.
-Inputs are built once and kept in the folder (about 3 GB, and 3 GB more while a repair is measured): a YOLOv8n
+Inputs are built once and kept in the folder (about 3 GB, and 3 GB more while writing is measured): a YOLOv8n
 ``last.pt`` with AdamW state as the trainer saves it, two 0.9 GB checkpoints, and a thousand checkpoints.
 """
 
@@ -187,24 +187,35 @@ def compare(title: str, ours: dict[str, list[str]], others: dict[str, list[str]]
         print(f"  {mine} takes {ratios}")
 
 
-def measure_repair(folder: Path, large: Path, runs: int) -> None:
-    """One part replaced, against a copy that is on the disk when ``cp`` returns (``sync FILE`` is ``fsync``)."""
+def measure_writing(folder: Path, large: Path, runs: int) -> None:
+    """What writes 0.9 GB, against a copy that is on the disk when ``cp`` returns (``sync FILE`` is ``fsync``)."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     try:
         last = build_run(run, large)
-        made, copy = str(run / "made.out"), str(run / "copy.out")
-        donor = ["--optimizer-from", str(run / "epoch2.pt")]
-        command = [CKPT, "repair", str(last), *donor, "-o", made]
-        # What the turn before wrote goes first: new pages cost more than anything else here, and both shall get them.
-        ours = {"ckpt repair": ["sh", "-c", 'rm -f "$0" "$1"; shift; exec "$@"', made, copy, *command]}
-        script = 'rm -f "$0" "$2"; cp --reflink=never "$1" "$2" && sync "$2"'
-        others = {"cp and fsync": ["sh", "-c", script, made, str(last), copy]}
-        compare("0.9 GB, its optimizer taken from another file", ours, others, runs)
-        if run_once(command) is not None and not Path(made).exists():
-            raise SystemExit("ckpt repair wrote nothing: the figures above mean nothing")
+        half = ["--dtype", "float16", "--optimizer-dtype", "float16", "--accept-loss"]
+        for title, arguments in {
+            "its optimizer taken from another file": ["repair", last, "--optimizer-from", str(run / "epoch2.pt")],
+            "moved to another device": ["convert", last, "--device", "cuda:1"],
+            "cast from float32 to float16": ["convert", last, *half],
+        }.items():
+            compare_to_copy(f"0.9 GB, {title}", [CKPT, *map(str, arguments)], run, runs)
     finally:
         shutil.rmtree(run, ignore_errors=True)
+
+
+def compare_to_copy(title: str, command: list[str], run: Path, runs: int) -> None:
+    """One command that writes, and the copy."""
+    made, copy = str(run / "made.out"), str(run / "copy.out")
+    command = [*command, "-o", made]
+    # What the turn before wrote goes first: new pages cost more than anything else here, and both shall get them.
+    ours = {f"ckpt {command[1]}": ["sh", "-c", 'rm -f "$0" "$1"; shift; exec "$@"', made, copy, *command]}
+    script = 'rm -f "$0" "$2"; cp --reflink=never "$1" "$2" && sync "$2"'
+    others = {"cp and fsync": ["sh", "-c", script, made, str(run / "last.pt"), copy]}
+    compare(title, ours, others, runs)
+    Path(made).unlink(missing_ok=True)
+    if run_once(command) is not None and not Path(made).exists():
+        raise SystemExit(f"{' '.join(command)} wrote nothing: the figures above mean nothing")
 
 
 def main() -> None:
@@ -228,7 +239,7 @@ def main() -> None:
     config = {"ckpt diff": [CKPT, "diff", str(yolo), "lr0=0.1", "epochs=50"]}
     compare("30 MB YOLOv8n against settings", config, {"YOLO(path)": [sys.executable, "-c", load]}, options.runs)
     if sys.platform == "linux":
-        measure_repair(options.folder, large, options.runs)
+        measure_writing(options.folder, large, options.runs)
     folder = {f"ckpt --quick, {MANY} files": [CKPT, "verify", "--quick", "-qq", str(many)]}
     compare(f"{MANY} files", folder, {"pickletools.genops": [sys.executable, "-c", GENOPS, str(many)]}, 1)
 

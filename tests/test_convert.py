@@ -245,6 +245,18 @@ class TestStrip:
         with open_checkpoint(made.path) as checkpoint:
             assert list(checkpoint.recognised.root) == ["epoch", "model_state_dict", "args"]  # type: ignore[union-attr]
 
+    def test_lists_of_optimizers_go_whole(self, write: Write) -> None:
+        model = weights()
+        optimizers = [optimizer_of(model), optimizer_of(model)]
+        made = converted(
+            write(
+                {"epoch": 3, "state_dict": model, "optimizer_states": optimizers, "pytorch-lightning_version": "2.4"}
+            ),
+            strip=True,
+        )
+        with open_checkpoint(made.path) as checkpoint:
+            assert list(checkpoint.recognised.root) == ["epoch", "state_dict", "pytorch-lightning_version"]  # type: ignore[union-attr]
+
     @pytest.mark.parametrize("content", [stripped_checkpoint(), weights()], ids=["stripped", "weights"])
     def test_what_is_stripped_stays(self, content: Any, write: Write) -> None:
         path = write(content)
@@ -417,6 +429,8 @@ class TestFormats:
         ("last.safetensors", {"to": "zip"}, "state_dict.last.pt"),
         ("last.safetensors", {"to": "safetensors", "dtype": "float16"}, "last.converted.safetensors"),
         ("checkpoint", {"device": "cpu"}, "checkpoint.converted.pt"),
+        ("pytorch_model.bin", {"to": "safetensors"}, "pytorch_model.safetensors"),
+        ("model_v1.2", {"strip": True}, "stripped.model_v1.2.pt"),
     ],
 )
 def test_result_is_named_after_the_file_and_what_it_is_for(name: str, options: dict[str, Any], result: str) -> None:

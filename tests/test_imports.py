@@ -91,6 +91,8 @@ def test_a_quick_look_loads_no_numpy(write: Write, environment: Mapping[str, str
         ["explain"],
         ["repair", "PATH"],
         ["repair", "PATH", "--set", "epochs=9", "--dry-run", "--json"],
+        ["convert", "PATH", "--device", "cuda:0", "--dtype", "float16", "--portable", "--scrub", "--dry-run"],
+        ["convert", "PATH", "--to", "safetensors", "--dry-run", "--json"],
         ["diff", "PATH", "epochs=5"],
         ["diff", "PATH", "PATH", "--values", "--json"],
     ],

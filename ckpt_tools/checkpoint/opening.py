@@ -37,6 +37,7 @@ from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 __all__ = ["CHECKPOINT_NAMES", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
 
 CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")  # how files of checkpoints end; timm's in .tar
+OTHER_NAMES = (".bin", ".pkl", ".model")  # which not every such file is a checkpoint of
 
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
 MOST_NESTED = 20_000  # pickles judged per file beside the main one; a pickled module has one per storage
@@ -104,7 +105,8 @@ class Checkpoint:
 
 def split_name(name: str) -> tuple[str, str]:
     """``last`` and ``.pt`` of ``last.pt``, ``last`` and ``.pth.tar`` of ``last.pth.tar``; others have no suffix."""
-    suffix = max((suffix for suffix in CHECKPOINT_NAMES if name.lower().endswith(suffix)), key=len, default="")
+    known = (*CHECKPOINT_NAMES, *OTHER_NAMES)
+    suffix = max((suffix for suffix in known if name.lower().endswith(suffix)), key=len, default="")
     return (name[: -len(suffix)], name[-len(suffix) :]) if suffix else (name, "")
 
 

@@ -149,10 +149,12 @@ def compact_storages(case: Case) -> None:
         runs = _runs(tensors)
         used = sum(end - start for start, end in runs)
         calls = [strided_call(tensor) for tensor in tensors]
-        if used >= storage.numel or storage.window is not None or None in calls:
+        sizes = {tensor.dtype.size for tensor in tensors}  # a storage of bytes says nothing of what is in it
+        left = storage.nbytes - used * max(sizes)
+        if left <= 0 or storage.window is not None or None in calls or len(sizes) > 1:
             continue
         if _cut(case, storage, tensors, runs):
-            saved += (storage.numel - used) * storage.dtype.size
+            saved += left
             count += 1
     if count:
         case.do("compact", f"{count} storages cut down to what is used of them: {saved} bytes less")
@@ -173,7 +175,7 @@ def _cut(case: Case, storage: StorageRef, tensors: list[TensorRef], runs: list[t
     held = case.holding.storage(storage)
     if held is None:
         return False
-    size = storage.dtype.size
+    size = tensors[0].dtype.size
     parts: dict[int, Bytes] = {}
     for start, end in runs or [(0, 0)]:
         window = WindowSource(held.source, start * size, (end - start) * size, f"part of storage {storage.key}")
@@ -186,7 +188,9 @@ def _cut(case: Case, storage: StorageRef, tensors: list[TensorRef], runs: list[t
         if start not in parts:
             parts[start] = Bytes(WindowSource(held.source, 0, 0, "empty"), 0)
         old = call.args[0]
-        new = Persistent(("storage", old.id[1], "", old.id[3], end - start), old.position)
+        new = Persistent(
+            ("storage", old.id[1], "", old.id[3], (end - start) * size // storage.dtype.size), old.position
+        )
         case.draft.new_storage(new, parts[start])
         call.args = (new, first - start if count else 0, *call.args[2:])
     return True

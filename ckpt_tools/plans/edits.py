@@ -21,10 +21,15 @@ def put(root: Node, path: str, value: Node) -> None:
 
 
 def drop(root: Node, path: str) -> None:
-    """Take what lies at a dotted path out of its mapping, if it is there."""
+    """Take what lies at a dotted path out of its mapping, if it is there; for an entry of a list all of the list."""
     *way, last = path.split(".")
-    room = _reach(root, way)
-    if isinstance(room, dict):
+    try:
+        room = _reach(root, way)
+    except KeyError:
+        return
+    if isinstance(room, list) and way:
+        drop(root, ".".join(way))
+    elif isinstance(room, dict):
         room.pop(last, None)
     elif isinstance(room, Call) and is_mapping(room):
         _as_pairs(room)

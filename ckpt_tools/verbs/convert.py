@@ -165,7 +165,7 @@ def _tells(record: Mapping[str, Any] | None) -> bool:
 def _outcome(case: Case, request: Conversion, before: Report) -> Report:
     """The verdict on the result; one that can no longer be resumed, without being asked for that, needs a word."""
     outcome = _verified(case.draft, request, verdict_only=True)
-    _refuse(outcome, "the result would be", dict.fromkeys(REFUSED, "nothing was written"))
+    _refuse(outcome, "the result would be", dict.fromkeys(REFUSED, "ask for something else"))
     alone = request.strip or request.state_dict or request.to == "safetensors"
     if before.allows("resume") and not outcome.allows("resume") and not alone:
         why = next(
