@@ -127,6 +127,14 @@ class TestDevice:
         assert "counts its steps on the CPU" in made.text
         assert "random state" in made.text
 
+    def test_switches_of_the_optimizer_are_set_for_the_device(self, write: Write) -> None:
+        optimizer = optimizer_of(weights())
+        optimizer["param_groups"][0].update(capturable=True, fused=True)
+        path = write({**on("cuda:1")(), "optimizer_state_dict": optimizer})
+        held = converted(path, device="cpu").value("optimizer_state_dict.param_groups")[0]
+        assert (held["capturable"], held["fused"]) == (False, None)
+        assert converted(path, device="cuda:0").value("optimizer_state_dict.param_groups")[0]["capturable"] is True
+
     def test_device_objects_change_alike(self, write: Write) -> None:
         content = {**on("cuda:1")(), "device": Called("torch", "device", ("cuda", 1))}
         made = converted(write(content), device="cpu")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from ckpt_tools.checks.names import few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.layouts import Part
+from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
@@ -28,6 +29,9 @@ NOT_ON = {"mps": ("float64", "complex128", "float8", "float4", "quint", "qint", 
 NUMBERED = ("ultralytics", "yolov5", "yolov6", "yolov7")  # a saved device is numbers: `0,1` are two GPUs
 BATCH = ("batch", "batch_size")  # of all GPUs together, in these trainers
 SPELT = re.compile(r"(cpu|mps(?::0)?)|(?:(cuda|npu|xpu):?)?([\d,\s]*)")
+# torch/optim/adam.py: a step with `capturable` asserts such a device, one with `fused` did before 2.4.
+CAPTURING = ("cuda", "xpu")
+SWITCHED_OFF = {"capturable": False, "fused": None}
 # torch/_tensor.py: what rebuilds a tensor from another one on a device given as text.
 TO_DEVICE = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_device_tensor_from_cpu_tensor")
 
@@ -37,6 +41,7 @@ def move_devices(case: Case, request: Conversion) -> None:
     move = _moves(request)
     _storages(case, move, everything=request.device is None)
     _objects(case, move)
+    _groups(case, request)
     _arguments(case, move)
 
 
@@ -136,6 +141,23 @@ def _objects(case: Case, move: Move) -> None:
     if done:
         case.draft.edited = True
         case.do("device", f"{done} torch.device objects changed alike")
+
+
+def _groups(case: Case, request: Conversion) -> None:
+    """Switches of parameter groups that only some devices can follow."""
+    if request.device is None or request.device.partition(":")[0] in CAPTURING:
+        return
+    seen: dict[str, None] = {}
+    for part in case.found.role("optimizer"):
+        for group in dict_of(part.node).get("param_groups") or ():
+            held = dict_of(group)
+            for key, value in SWITCHED_OFF.items():
+                if held.get(key) is True:
+                    put(group, key, value)
+                    seen[f"{key} True becomes {value}"] = None
+    if seen:
+        case.draft.edited = True
+        case.do("device", f"parameter groups: {', '.join(seen)}, which {request.device} needs")
 
 
 def _arguments(case: Case, move: Move) -> None:
