@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,22 @@ import typer
 from ckpt_tools.checkpoint import CHECKPOINT_NAMES
 from ckpt_tools.cli.guard import BUG, NO, USAGE, YES, bug_text, worst
 from ckpt_tools.cli.paths import expand
-from ckpt_tools.cli.plans import WORD, How, carry_out, file_size, print_plan, print_refusal, print_result, waits
+from ckpt_tools.cli.plans import (
+    WORD,
+    AcceptLoss,
+    DryRun,
+    Force,
+    How,
+    InPlace,
+    Json,
+    Output,
+    carry_out,
+    file_size,
+    print_plan,
+    print_refusal,
+    print_result,
+    waits,
+)
 from ckpt_tools.cli.pool import each, workers_for
 from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError
@@ -84,20 +99,16 @@ def convert(
     target: Annotated[
         str | None, typer.Option(help="Trainer it is for, e.g. ultralytics==8.4.190.", show_default=False)
     ] = None,
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write.", show_default=False)
-    ] = None,
+    output: Output = None,
     out_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="Write every file below DIR.", show_default=False)
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Files at once; 0: one per processor.")] = 1,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Replace each file; the original becomes FILE.bak.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite; replace a file that was just written.")] = False,
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Carry out a plan that loses something.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    in_place: InPlace = False,
+    force: Force = False,
+    accept_loss: AcceptLoss = False,
+    dry_run: DryRun = False,
+    json_: Json = False,
 ) -> int:
     """Move checkpoints between devices, precisions, platforms, versions and formats; nothing is executed or lost."""
     asked = {"device": device, "map": map_, "dtype": dtype, "optimizer_dtype": optimizer_dtype, "strip": strip,
@@ -237,7 +248,7 @@ class _Done:
 def _run(jobs: list[_Job], request: Conversion, how: How, workers: int, many: bool) -> Iterator[_Done]:
     """What became of each file, in their order; printed as it comes."""
     if not many:
-        yield _one(jobs[0], request, how, tell=_print_start, finish=_print_end)
+        yield _one(jobs[0], request, how, alone=True)
         return
     work = functools.partial(_one, request=request, how=how)
     several = workers_for(workers, len(jobs)) > 1
@@ -252,35 +263,28 @@ def _run(jobs: list[_Job], request: Conversion, how: How, workers: int, many: bo
             yield one
 
 
-def _one(
-    job: _Job,
-    request: Conversion,
-    how: How,
-    tell: Callable[[Plan, How], None] | None = None,
-    finish: Callable[[Plan, How, bool], None] | None = None,
-) -> _Done:
+def _one(job: _Job, request: Conversion, how: How, alone: bool = False) -> _Done:
     """Plan and write one file; whatever goes wrong with it is in the outcome, and costs the others nothing."""
     from ckpt_tools.verbs.convert import plan_convert
 
-    done = _Done(job.file)
+    done, tell = _Done(job.file), alone and not how.json_
     try:
-        alone = tell is not None
         with progress_bar(file_size(Path(job.file)) if alone else 0, os.path.basename(job.file)) as progress:
             planned = plan_convert(job.file, request, job.output, progress=progress)
         with planned:
             done.plan = planned.plan
-            if tell is not None:
-                tell(planned.plan, how)
+            if tell:
+                print_plan(planned.plan)
             _make_folder(planned, how)
             done.ready = carry_out(planned, how, alone=alone)
-        if finish is not None:
-            finish(planned.plan, how, done.ready)
+        if tell:
+            _print_end(planned.plan, how, done.ready)
     except CkptError as error:
-        done.error = str(error)
-        if tell is not None and not how.json_:
+        if tell:
             raise
+        done.error = str(error)
     except Exception as error:
-        if os.environ.get("CKPT_DEBUG") or (tell is not None and not how.json_):
+        if tell or os.environ.get("CKPT_DEBUG"):
             raise
         done.error, done.bug = bug_text(error), True
     return done
@@ -301,14 +305,7 @@ def _make_folder(planned: Planned, how: How) -> None:
 # --- saying it ------------------------------------------------------------------------------------
 
 
-def _print_start(plan: Plan, how: How) -> None:
-    if not how.json_:
-        print_plan(plan)
-
-
 def _print_end(plan: Plan, how: How, ready: bool) -> None:
-    if how.json_:
-        return
     for line in plan.advice:
         say(f"  hint: {shown(line)}")
     if plan.refused is not None and plan.refused != WORD:

@@ -1,4 +1,4 @@
-"""What commands that plan before they write have in common: the plan on stdout, the question, the writing, the end."""
+"""What commands that plan before they write have in common: options, the plan on stdout, the question, the writing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,31 @@ if TYPE_CHECKING:
     from ckpt_tools.plans import PartPlan, Plan
     from ckpt_tools.plans.apply import Planned
 
-__all__ = ["WORD", "How", "carry_out", "file_size", "print_plan", "print_refusal", "print_result", "waits"]
+__all__ = [
+    "WORD",
+    "AcceptLoss",
+    "DryRun",
+    "Force",
+    "How",
+    "InPlace",
+    "Json",
+    "Output",
+    "carry_out",
+    "file_size",
+    "print_plan",
+    "print_refusal",
+    "print_result",
+    "waits",
+]
+
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write.", show_default=False)
+]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the file; the original becomes FILE.bak.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite; replace a file that was just written.")]
+AcceptLoss = Annotated[bool, typer.Option("--accept-loss", help="Carry out a plan that loses something.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 WORD = "part of it is lost or comes from elsewhere; carry the plan out with --accept-loss"
 

@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ckpt_tools.cli.guard import FINISHED, NO, YES
-from ckpt_tools.cli.plans import WORD, How, carry_out, file_size, print_plan, print_refusal, print_result, waits
+from ckpt_tools.cli.plans import (
+    WORD,
+    AcceptLoss,
+    DryRun,
+    Force,
+    How,
+    InPlace,
+    Json,
+    Output,
+    carry_out,
+    file_size,
+    print_plan,
+    print_refusal,
+    print_result,
+    waits,
+)
 from ckpt_tools.cli.render import command, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Verdict
 
@@ -64,16 +79,12 @@ def repair(
     ] = None,
     mix: Annotated[bool, typer.Option("--mix", help="Take only the hit tensors of a part from a donor.")] = False,
     keep_corrupt: Annotated[bool, typer.Option("--keep-corrupt", help="Keep hit tensors as they are.")] = False,
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write.", show_default=False)
-    ] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Replace the file; the original becomes FILE.bak.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite; replace a file that was just written.")] = False,
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Carry out a plan that loses something.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    output: Output = None,
+    in_place: InPlace = False,
+    force: Force = False,
+    accept_loss: AcceptLoss = False,
+    dry_run: DryRun = False,
+    json_: Json = False,
 ) -> int:
     """Rebuild a checkpoint that can be resumed from what is left, other files of the run, and a word of yours."""
     given = {"model": model_from, "ema": ema_from, "optimizer": optimizer_from, "scheduler": scheduler_from,
