@@ -85,6 +85,8 @@ def described(case: Case, part: Part) -> dict[str, Any]:
     found = case.found
     attributes = attributes_of(part.node) if part.form == "module" else {}
     told = {key: _value(case, attributes[key]) for key in ATTRIBUTES if key in attributes}
+    if isinstance(told.get("names"), (dict, list)):
+        told.setdefault("nc", len(told["names"]))  # a classifier has no attribute of that name
     args = {key: value_of(value, LONGEST) for key, value in found.args.items()}
     return {
         "schema": "ckpt-tools/weights/1",

@@ -84,7 +84,8 @@ def _arguments(case: Case, defaults: dict[str, Any]) -> None:
     saved = case.found.args
     if not saved or saved.keys() & defaults.keys():  # 8.0.0 to 8.0.6 saved an omegaconf object, which stays
         own = {name: None if value == "None" else value for name, value in defaults.items()}
-        put(case.root, case.path("args"), {name: saved.get(name, value) for name, value in own.items()})
+        kept = {name: value for name, value in saved.items() if name in own}  # a run saves them in the release's order
+        put(case.root, case.path("args"), {**kept, **{n: value for n, value in own.items() if n not in kept}})
 
 
 def _front(case: Case, metadata: list[str]) -> None:
