@@ -80,12 +80,13 @@ class TestDevice:
             ("mps", "mps"),
             ("xpu", "xpu:0"),
             ("npu:1", "npu:1"),
+            ("2", "cuda:2"),
         ],
     )
     def test_words_become_tags(self, word: str, tag: str) -> None:
         assert device_tag(word) == tag
 
-    @pytest.mark.parametrize("word", ["tpu", "cuda:", "cpu:1", "mps:0", "cuda:x", "", "0"])
+    @pytest.mark.parametrize("word", ["tpu", "cuda:", "cpu:1", "mps:0", "cuda:x", "", "-1"])
     def test_other_words_are_refused(self, word: str) -> None:
         with pytest.raises(CkptError, match="no device"):
             Conversion(device=word)
@@ -135,6 +136,29 @@ class TestDevice:
         assert (held["capturable"], held["fused"]) == (False, None)
         assert converted(path, device="cuda:0").value("optimizer_state_dict.param_groups")[0]["capturable"] is True
 
+    def test_what_belongs_on_the_cpu_goes_there_whatever_it_was_on(self, write: Write) -> None:
+        optimizer = optimizer_of(weights())
+        optimizer["state"][0]["step"] = Tensor((), 3.0, location="cuda:1")
+        path = write(plain_checkpoint(optimizer_state_dict=optimizer, rng_state=Tensor((8,), 0, "uint8")))
+        for asked in ({"device": "cuda:0"}, {"devices": {"cpu": "cuda:0", "cuda": "cuda:2"}}):
+            with open_checkpoint(converted(path, **asked).path) as checkpoint:
+                held = checkpoint.storages.values()
+                assert {s.location for s, ts in held for t in ts if t.shape in ((), (8,))} == {"cpu"}
+                assert {s.location for s, ts in held for t in ts if t.shape not in ((), (8,))} == {"cuda:0"}
+
+    def test_fused_optimizers_count_their_steps_on_the_device(self, write: Write) -> None:
+        optimizer = optimizer_of(weights())
+        optimizer["param_groups"][0]["fused"] = True
+        optimizer["state"][0]["step"] = Tensor((), 3.0, location="cuda:1")
+        made = converted(write(plain_checkpoint(optimizer_state_dict=optimizer)), device="cuda:0")
+        assert devices(made.path) == {"cuda:0"}
+
+    def test_device_and_batch_follow_a_map_that_leaves_one_gpu(self, write: Write) -> None:
+        args = {**ARGS, "device": "0,1", "batch": 32}
+        content = ultralytics_checkpoint(train_args=args, note=Tensor((1,), location="cuda:1"))
+        made = converted(write(content), devices={"cuda:1": "cpu"})
+        assert (made.args()["device"], made.args()["batch"]) == ("0", 16)
+
     def test_device_objects_change_alike(self, write: Write) -> None:
         content = {**on("cuda:1")(), "device": Called("torch", "device", ("cuda", 1))}
         made = converted(write(content), device="cpu")
@@ -148,6 +172,9 @@ class TestDevice:
             ("0,1,2,3", 64, "cpu", "cpu", 16),
             ([0, 1], 32, "cpu", "cpu", 16),
             ("cuda:0,1", 32, "cuda:2", "2", 16),
+            ("cuda:0,cuda:1", 32, "cpu", "cpu", 16),
+            (["cuda:0", "cuda:1"], 32, "cpu", "cpu", 16),
+            ("-1", 16, "cpu", "-1", 16),
             ("0", 16, "cpu", "cpu", 16),
             ("cpu", 16, "cuda:1", "1", 16),
             ("0,1,2", 16, "cpu", "cpu", 16),  # no multiple: not divided among them
@@ -291,8 +318,8 @@ class TestStateDict:
     def test_file_beside_it_says_what_the_weights_are(self, write: Write) -> None:
         path = write(ultralytics_checkpoint(ema=detector(names={0: "cat", 1: "dog"}, yaml={"nc": 2, "backbone": []})))
         made = converted(path, path.with_name("weights.pt"), state_dict=True, dtype="float16")
-        told = json.loads((path.parent / "weights.json").read_text())
-        assert made.plan.sidecars == [str(path.parent / "weights.json")]
+        told = json.loads((path.parent / "weights.pt.json").read_text())
+        assert made.plan.sidecars == [str(path.parent / "weights.pt.json")]
         assert told["schema"] == "ckpt-tools/weights/1"
         assert (told["names"], told["nc"], told["stride"]) == ({"0": "cat", "1": "dog"}, 2, [8])
         assert (told["yaml"], told["args"]["epochs"]) == ({"nc": 2, "backbone": []}, 5)
@@ -374,7 +401,7 @@ class TestFormats:
         assert json.loads(metadata["ledger"])["command"] == "convert"
         assert json.loads(metadata["weights"])["names"] == {"0": "class 0", "1": "class 1"}
         back = converted(out.path, path.with_name("back.pt"))
-        assert json.loads((path.parent / "back.json").read_text())["version"] == "8.4.190"
+        assert json.loads((path.parent / "back.pt.json").read_text())["version"] == "8.4.190"
         assert back.ledger()["before"]["steps"] == json.loads(metadata["ledger"])["steps"]
 
     def test_odd_tensors_come_out_in_row_major_order(self, write: Write) -> None:
@@ -651,7 +678,7 @@ class TestWriting:
         assert list(contents(path.parent)) == ["last.pt"]
 
     def test_sidecar_of_somebody_else_is_not_overwritten(self, write: Write) -> None:
-        path, there = write(ultralytics_checkpoint()), write(b"mine", "w.json")
+        path, there = write(ultralytics_checkpoint()), write(b"mine", "w.pt.json")
         planned = plan_convert(path, Conversion(state_dict=True), path.with_name("w.pt"))
         with planned as conversion, pytest.raises(CkptError, match="--force"):
             conversion.apply()

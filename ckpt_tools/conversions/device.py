@@ -27,8 +27,8 @@ Move = Callable[[str], str]
 # Element types a device can't hold (torch 2.14: aten/src/ATen/mps; fp8 and double are refused there).
 NOT_ON = {"mps": ("float64", "complex128", "float8", "float4", "quint", "qint", "bits")}
 NUMBERED = ("ultralytics", "yolov5", "yolov6", "yolov7")  # a saved device is numbers: `0,1` are two GPUs
+NUMBERED_KINDS, UNNUMBERED = ("cuda", "xpu", "npu"), ("cpu", "mps")
 BATCH = ("batch", "batch_size")  # of all GPUs together, in these trainers
-SPELT = re.compile(r"(cpu|mps(?::0)?)|(?:(cuda|npu|xpu):?)?([\d,\s]*)")
 # torch/optim/adam.py: a step with `capturable` asserts such a device, one with `fused` did before 2.4.
 CAPTURING = ("cuda", "xpu")
 SWITCHED_OFF = {"capturable": False, "fused": None}
@@ -39,7 +39,7 @@ TO_DEVICE = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._re
 def move_devices(case: Case, request: Conversion) -> None:
     """Retag what lies on a device; what can't be there, or must stay on the CPU, stays and is named."""
     move = _moves(request)
-    _storages(case, move, everything=request.device is None)
+    _storages(case, move)
     _objects(case, move)
     _groups(case, request)
     _arguments(case, move)
@@ -51,14 +51,15 @@ def _moves(request: Conversion) -> Move:
     def move(tag: str) -> str:
         if request.device is not None:
             return request.device if tag != "meta" else tag
-        kind = tag.partition(":")[0]
-        return request.devices.get(tag) or request.devices.get(kind) or tag
+        kind, numbered, _ = tag.partition(":")
+        first = tag if numbered or kind not in NUMBERED_KINDS else f"{kind}:0"  # plain `cuda` is the first one
+        return request.devices.get(first) or request.devices.get(kind) or tag
 
     return move
 
 
-def _storages(case: Case, move: Move, everything: bool) -> None:
-    staying = {} if everything else _staying(case)
+def _storages(case: Case, move: Move) -> None:
+    on_cpu = _on_cpu(case)
     held = case.draft.checkpoint.storages
     moved: Counter[tuple[str, str]] = Counter()
     kept: dict[str, Counter[str]] = {}
@@ -71,7 +72,9 @@ def _storages(case: Case, move: Move, everything: bool) -> None:
         if new == old:
             continue
         tensors = held[key][1] if key in held else []
-        why = _unfit(tensors, new) or (staying.get(key, "") if new != "cpu" else "")
+        why = _unfit(tensors, new)
+        if key in on_cpu and new != "cpu":
+            why, new = on_cpu[key] if old == "cpu" else "", "cpu"
         if why:
             kept.setdefault(why, Counter())[old] += 1
             continue
@@ -97,20 +100,31 @@ def _unfit(tensors: list[TensorRef], device: str) -> str:
     """Why tensors can't be on a device, as text."""
     refused = NOT_ON.get(device.partition(":")[0], ())
     dtype = next((t.dtype.name for t in tensors if t.dtype.name.startswith(refused)), "") if refused else ""
-    return f"{device} has no {dtype} (--dtype float32 makes it fit)" if dtype else ""
+    return f"{device} has no {dtype}" if dtype else ""
 
 
-def _staying(case: Case) -> dict[str, str]:
-    """Storages that belong on the CPU whatever the model runs on: random states, and the steps of an optimizer."""
+def _on_cpu(case: Case) -> dict[str, str]:
+    """Storages that belong on the CPU whatever the model runs on, and why.
+
+    Random states, and the steps of an optimizer unless it is fused or capturable (``torch/optim/optimizer.py``).
+    """
     found: dict[str, str] = {}
+    following = {id(step) for part in case.found.role("optimizer") for step in _device_steps(part)}
     for part, name, tensor in _tensors(case):
         if tensor.storage is None:
             continue
         if part.role == "rng":
             found[tensor.storage.key] = "torch takes a random state from the CPU"
-        elif part.role == "optimizer" and name.endswith(".step"):
+        elif part.role == "optimizer" and name.endswith(".step") and id(tensor.call) not in following:
             found[tensor.storage.key] = "an optimizer counts its steps on the CPU"
     return found
+
+
+def _device_steps(part: Part) -> Iterator[Node]:
+    """The steps of the groups that count them on the device."""
+    for group in part.groups:
+        if any(group.options.get(key) is True for key in SWITCHED_OFF):
+            yield from (dict_of(part.state.get(number)).get("step") for number in group.params)
 
 
 def _tensors(case: Case) -> Iterator[tuple[Part, str, TensorRef]]:
@@ -174,10 +188,11 @@ def _arguments(case: Case, move: Move) -> None:
         moved = list(dict.fromkeys(map(move, tags)))
         if moved == tags or not tags:
             continue
-        new = _spelt(moved, numbered)
+        kept = _alike(moved)
+        new = _spelt(kept, numbered)
         put(room, "device", new)
         seen.append(f"device {saved!r} becomes {new!r}")
-        seen += _batch(room, inside, len(tags), len(moved)) if numbered else []
+        seen += _batch(room, inside, len(tags), len(kept)) if numbered else []
     if seen:
         case.draft.edited = True
         case.do("device", "saved arguments: " + ", ".join(dict.fromkeys(seen)))
@@ -192,26 +207,32 @@ def _arguments(case: Case, move: Move) -> None:
 
 def _tags(saved: Node, numbered: bool) -> list[str]:
     """The devices a saved argument names, as tags; none where it leaves the choice to the trainer."""
-    listed = isinstance(saved, (list, tuple))
-    text = ",".join(map(str, saved)) if listed else str(saved)
-    match = SPELT.fullmatch(text.lower().strip("()[] ").replace("cuda:", "", text.count("cuda:") - 1))
-    if match is None or (isinstance(saved, int) and not numbered):
+    text = ",".join(map(str, saved)) if isinstance(saved, (list, tuple)) else str(saved).lower()
+    kinds = set(re.findall(r"[a-z]+", text))
+    kind = kinds.pop() if kinds else ""
+    if kinds or kind not in ("", *UNNUMBERED, *NUMBERED_KINDS) or (isinstance(saved, int) and not numbered):
         return []
-    if match[1]:
-        return [match[1].removesuffix(":0")]
-    numbers = [number.strip() for number in match[3].split(",") if number.strip()]
-    if not numbers or not (numbered or match[2]):
-        return [match[2]] if match[2] else []
-    return [f"{match[2] or 'cuda'}:{int(number)}" for number in numbers]
+    if kind in UNNUMBERED:
+        return [kind]
+    numbers = re.findall(r"-?\d+", text)
+    if not numbers or not (numbered or kind):
+        return [kind] if kind else []
+    return [f"{kind or 'cuda'}:{int(number)}" for number in numbers] if min(map(int, numbers)) >= 0 else []
+
+
+def _alike(tags: list[str]) -> list[str]:
+    """The devices one argument can name: those of the first kind that is not the CPU."""
+    own = [tag for tag in tags if tag != "cpu"] or ["cpu"]
+    kind = own[0].partition(":")[0]
+    return [tag for tag in own if tag.partition(":")[0] == kind]
 
 
 def _spelt(tags: list[str], numbered: bool) -> str:
     """Tags as a trainer's argument: GPUs by their numbers where it knows them so, others by name."""
-    own = [tag for tag in tags if tag != "cpu"] or ["cpu"]
-    kind = own[0].partition(":")[0]
-    numbers = [tag.partition(":")[2] for tag in own if tag.startswith(kind)]
+    kind = tags[0].partition(":")[0]
+    numbers = [tag.partition(":")[2] for tag in tags]
     if not all(numbers):
-        return own[0]
+        return tags[0]
     joined = ",".join(numbers)
     return joined if numbered and kind == "cuda" else f"{kind}:{joined}"
 

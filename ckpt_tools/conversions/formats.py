@@ -25,7 +25,7 @@ from ckpt_tools.source import JoinedSource, Source, WindowSource, open_source
 from ckpt_tools.tensors import DTYPES, StorageRef, TensorRef, contiguous_stride, dtype_of_storage_class
 from ckpt_tools.tensors.dtypes import storage_class
 
-__all__ = ["SAYS", "WRITERS", "Written", "beside", "format_of", "read_weights"]
+__all__ = ["CHECKS", "SAYS", "WRITERS", "Written", "beside", "format_of", "read_weights"]
 
 SAYS = {
     "zip": "written as a zip archive, which torch reads since 1.6",
@@ -37,11 +37,10 @@ MARKS = ("conj", "neg")  # bits of a tensor whose values are not the bytes of it
 
 @dataclass(frozen=True)
 class Written:
-    """The result in its format, what lies beside it, and how to see that it was written."""
+    """The result in its format, and what lies beside it."""
 
     archive: JoinedSource
     sidecars: Mapping[Path, bytes] = field(default_factory=dict)
-    check: Check = reads_back
 
 
 def format_of(checkpoint: Checkpoint) -> str:
@@ -53,8 +52,8 @@ def format_of(checkpoint: Checkpoint) -> str:
 
 
 def beside(output: Path) -> Path:
-    """Where the description of a state dict lies: ``weights.json`` beside ``weights.pt``."""
-    return output.with_suffix(".json")
+    """Where the description of a state dict lies: ``weights.pt.json`` beside ``weights.pt``."""
+    return output.with_name(f"{output.name}.json")
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -107,10 +106,11 @@ def as_safetensors(case: Case, output: Path, ledger: bytes) -> Written:
     part = case.part("model")
     held = part.tensors.items() if part is not None else ()
     tensors = [_new_tensor(case, name, tensor) for name, tensor in held]
-    metadata = {"format": "pt", "ledger": ledger.decode()}
-    if case.beside is not None:
-        metadata["weights"] = json.dumps(case.beside)
-    return Written(safetensors_archive(tensors, metadata, str(output)), check=_reads_as_safetensors)
+    told = dict(case.beside or {})
+    metadata = {**told.pop("metadata", {}), "format": "pt", "ledger": ledger.decode()}
+    if told:
+        metadata["weights"] = json.dumps(told)
+    return Written(safetensors_archive(tensors, metadata, str(output)))
 
 
 def _new_tensor(case: Case, name: str, tensor: TensorRef) -> NewTensor:
@@ -147,6 +147,7 @@ WRITERS: dict[str, Callable[[Case, Path, bytes], Written]] = {
     "legacy": as_stream,
     "safetensors": as_safetensors,
 }
+CHECKS: dict[str, Check] = {"zip": reads_back, "legacy": reads_back, "safetensors": _reads_as_safetensors}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -171,8 +172,11 @@ def read_weights(checkpoint: Checkpoint) -> tuple[Draft, dict[str, Any]]:
         draft.new_storage(storage, Bytes(window, checksum(window)))
         root.pairs.append((name, _tensor(storage, entry.shape, None if typed else entry.dtype)))
     draft.root = root
-    noted = {key: _mapping(found.metadata.get(key)) for key in ("weights", "ledger")}
-    return draft, {key: value for key, value in noted.items() if value}
+    noted = {key: held for key in ("weights", "ledger") if (held := _mapping(found.metadata.get(key)))}
+    others = {key: text for key, text in found.metadata.items() if key not in (*noted, "format")}
+    if others:
+        noted["weights"] = {**noted.get("weights", {}), "metadata": others}
+    return draft, noted
 
 
 def _tensor(storage: Persistent, shape: tuple[int, ...], dtype: str | None) -> Call:

@@ -10,6 +10,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
+from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.layouts.ultralytics import moved_modules
 from ckpt_tools.pickles import Call, GlobalRef, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
@@ -18,7 +19,7 @@ from ckpt_tools.plans.edits import graph, put, rename_keys
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.tensors.modules import attributes_of, class_name
 
-__all__ = ["change_prefix", "moved_by_target", "rename_classes", "rename_modules", "unwrap_modules"]
+__all__ = ["change_prefix", "class_lists", "moved_by_target", "rename_classes", "rename_modules", "unwrap_modules"]
 
 NO_PREFIX = ("none", "")
 # Modules that wrap another one: their class, and the name of the wrapped one (torch 2.14).
@@ -98,10 +99,24 @@ def _prefix(case: Case, part: Part, wanted: str) -> None:
     if all(name == other for name, other in new.items()):
         return
     rename_keys(part.node, new)
+    for optimizer in case.found.role("optimizer"):
+        _in_optimizer(optimizer, new)
     case.draft.edited = True
     case.record(part, Outcome.EDITED)
     change = f"without {few(sorted(held))}" if not wanted else f"with {wanted}"
-    case.do("prefix", f"{part.path or 'the weights'}: {len(names)} names {change}")
+    renamed = sum(name != other for name, other in new.items())
+    case.do("prefix", f"{part.path or 'the weights'}: {renamed} names {change}")
+
+
+def _in_optimizer(part: Part, new: Mapping[str, str]) -> None:
+    """Names of parameters in an optimizer: as keys of its state (FSDP), and in its groups (torch since 2.6)."""
+    inside = dict_of(part.node)
+    rename_keys(inside.get("state"), new)
+    for group in inside.get("param_groups") or ():
+        for key in ("params", "param_names"):
+            listed = dict_of(group).get(key)
+            if isinstance(listed, list):
+                listed[:] = [new.get(name, name) if isinstance(name, str) else name for name in listed]
 
 
 def unwrap_modules(case: Case) -> None:
@@ -121,32 +136,34 @@ def unwrap_modules(case: Case) -> None:
 
 def rename_classes(case: Case, request: Conversion) -> None:
     """Other names for classes, given by number or by name, wherever the file keeps names."""
-    known = _class_lists(case)
-    longest = max((_count(value) for _, _, value in known), default=0)
-    if not longest:
+    known = class_lists(case)
+    if not known:
         raise CkptError(
             f"--rename-class: {case.name} keeps no class names; `ckpt inspect {case.name}` shows what it has"
         )
-    numbers = {_number(case, old, known): new for old, new in request.classes.items()}
-    changed: dict[str, int] = {}
-    for room, key, value in known:
-        for number, new in numbers.items():
-            old = _name_at(value, number)
-            if old is None or old == new or _count(value) != longest:
-                continue
-            value = _renamed(value, number, old, new)
-            put(room, key, value)
-            changed[f"{number} {old} → {new}"] = changed.get(f"{number} {old} → {new}", 0) + 1
-    if changed:
-        case.draft.edited = True
-        for rule, places in changed.items():
-            case.do("rename-class", f"class {rule}, in {places} place{'s' if places > 1 else ''}")
+    names = _by_number(max((value for _, _, value in known), key=_count))
+    for old, new in request.classes.items():
+        number = _number(case, old, new, names)
+        taken = next((other for other, name in names.items() if name == new and other != number), None)
+        if taken is not None:
+            raise CkptError(f"--rename-class {old}={new}: class {taken} is called {new} already; use another name")
+        was, names[number] = names[number], new
+        places = 0
+        for place, (room, key, value) in enumerate(known):
+            if _by_number(value).get(number) == was != new:
+                changed = _renamed(value, number, was, new)
+                put(room, key, changed)
+                known[place] = (room, key, changed)
+                places += 1
+        if places:
+            case.draft.edited = True
+            case.do("rename-class", f"class {number} {was} → {new}, in {places} place{'s' if places > 1 else ''}")
 
 
-def _class_lists(case: Case) -> list[tuple[Node, str, Node]]:
-    """Every list of class names: the mapping it lies in, its key, and itself."""
+def class_lists(case: Case) -> list[tuple[Node, str, Node]]:
+    """Every list of class names, also in what describes weights: the mapping it lies in, its key, and itself."""
     found: list[tuple[Node, str, Node]] = []
-    for node in graph(case.root):
+    for node in (*graph(case.root), case.beside or {}):
         if is_mapping(node):
             found += [(node, k, v) for k, v in pairs_of(node) if k in CLASS_KEYS and _texts(v) and "." not in k]
     return found
@@ -182,21 +199,19 @@ def _count(value: Node) -> int:
     return len(_by_number(value))
 
 
-def _name_at(value: Node, number: int) -> str | None:
-    return _by_number(value).get(number)
-
-
-def _number(case: Case, old: str, known: list[tuple[Node, str, Node]]) -> int:
-    """The class meant by a number or a name; raises ``CkptError`` where there is no such class."""
-    longest = max((value for _, _, value in known), key=_count)
-    names = _by_number(longest)
+def _number(case: Case, old: str, new: str, names: dict[int, str]) -> int:
+    """The class meant by a number or a name; raises ``CkptError`` where there is no such class, or more than one."""
     if old.isdecimal() and int(old) in names:
         return int(old)
-    meant = [number for number, name in names.items() if name == old]
-    if len(meant) != 1:
-        listed = few([f"{number} {name}" for number, name in names.items()], 20)
-        raise CkptError(f"--rename-class {old}: {case.name} has no such class; it has {listed}")
-    return meant[0]
+    meant = [number for number, name in names.items() if name == old] or [n for n, name in names.items() if name == new]
+    if len(meant) == 1:
+        return meant[0]
+    listed = few([f"{number} {name}" for number, name in names.items()], 20)
+    if meant:
+        raise CkptError(
+            f"--rename-class {old}: classes {few(list(map(str, meant)))} are called so; name one by its number"
+        )
+    raise CkptError(f"--rename-class {old}: {case.name} has no such class; it has {listed}")
 
 
 def _renamed(value: Node, number: int, old: str, new: str) -> Any:

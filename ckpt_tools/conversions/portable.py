@@ -8,7 +8,7 @@ from typing import Any
 from ckpt_tools.conversions.names import change_prefix, moved_by_target
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.layouts.parts import dict_of
-from ckpt_tools.pickles import Call, GlobalRef, Persistent
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.portable import numpy2_names, path_objects
@@ -17,7 +17,6 @@ from ckpt_tools.plans.edits import graph, strided_call
 from ckpt_tools.plans.holdings import Bytes, checksum
 from ckpt_tools.source import WindowSource
 from ckpt_tools.tensors import StorageRef, TensorRef
-from ckpt_tools.tensors.modules import is_module
 
 __all__ = ["make_portable", "namespaces_as_dicts"]
 
@@ -54,31 +53,42 @@ def namespaces_as_dicts(case: Case, request: Conversion) -> None:
 
 
 def numpy_data(case: Case) -> None:
-    """numpy scalars become Python's numbers, and arrays lists; those inside a model's own code stay arrays."""
-    inside = _inside_modules(case)
+    """numpy scalars become Python's numbers, and arrays lists; those inside objects, whose code wants them, stay."""
+    plain = _in_plain_data(case.root)
+    staying = 0
     counts = {"numbers": 0, "lists": 0}
     for node in graph(case.root):
         if not isinstance(node, Call) or id(node) in case.draft.swaps:
             continue
         if node.path.endswith("core.multiarray.scalar"):
             held, kind = _scalar(node), "numbers"
-        elif node.path.endswith("core.multiarray._reconstruct") and id(node) not in inside:
-            held, kind = _array(node), "lists"
+        elif node.path.endswith("core.multiarray._reconstruct"):
+            held, kind = _array(node) if id(node) in plain else None, "lists"
+            staying += held is None
         else:
             continue
         if held is not None:
             case.draft.swaps[id(node)] = held[0]
             counts[kind] += 1
+    if staying:
+        case.advice.append(f"{staying} numpy arrays stay, inside objects or of types Python has no numbers for")
     if any(counts.values()):
         case.draft.edited = True
         text = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
         case.do("numpy", f"numpy objects become plain Python: {text}")
 
 
-def _inside_modules(case: Case) -> set[int]:
-    """The nodes below pickled modules: their code counts with arrays as arrays."""
-    tops = [node for node in graph(case.root) if is_module(node)]
-    return {id(node) for top in tops for node in graph([getattr(top, "states", None)])}
+def _in_plain_data(root: Node) -> set[int]:
+    """The nodes that lie in nothing but mappings, lists and tuples."""
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in found:
+            found.add(id(node))
+            inside = [value for _, value in pairs_of(node)] if is_mapping(node) else node
+            waiting += inside if isinstance(inside, (list, tuple)) else []
+    return found
 
 
 def _scalar(node: Call) -> tuple[Any] | None:

@@ -75,7 +75,8 @@ def device_tag(text: str, *, any_number: bool = False) -> str:
 
     Raises ``CkptError`` for a device torch has no tag for.
     """
-    match = DEVICES.fullmatch(text.strip().lower())
+    text = text.strip().lower()
+    match = DEVICES.fullmatch(f"cuda:{text}" if text.isdecimal() else text)  # YOLO trainers call GPUs by number
     if match is None:
         raise CkptError(f"{text!r} is no device; write cpu, cuda:0, mps, xpu:0 or npu:0")
     kind, number = match[2], match[3]

@@ -31,7 +31,7 @@ LONGEST = 100_000  # elements of a list that is described
 def keep_weights(case: Case, request: Conversion) -> None:
     """Leave nothing but the chosen weights, as ``Module.state_dict`` gives them."""
     part = chosen_weights(case, request.weights)
-    case.beside = case.beside or described(case, part)
+    case.beside = {**described(case, part), **(case.beside or {})}
     if case.family == "bare" and not part.path and all(id(v) in part_nodes(part) for _, v in pairs_of(part.node)):
         return
     names = _names(part)

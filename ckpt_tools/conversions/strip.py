@@ -21,10 +21,10 @@ from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.arguments import default_arguments
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.layouts.ultralytics import strip_rules
-from ckpt_tools.pickles import Call, is_mapping, pairs_of
+from ckpt_tools.pickles import Call, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
-from ckpt_tools.plans.edits import drop, put
+from ckpt_tools.plans.edits import drop_node, put
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.tensors import DTYPES, TensorRef
 from ckpt_tools.tensors.modules import attributes_of, class_name, layers
@@ -194,8 +194,8 @@ def _generic(case: Case) -> None:
     for part in going:
         if part.path in marks:
             put(case.root, part.path, marks[part.path])
-        elif is_mapping(case.root):
-            drop(case.root, part.path)
+        elif not drop_node(case.root, part.node):
+            raise CkptError(f"{part.path} can't be taken out of {case.name}; --state-dict keeps the weights alone")
     if going:
         case.draft.edited = True
         names = few([part.path for part in going], 12)

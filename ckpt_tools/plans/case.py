@@ -51,6 +51,7 @@ class Case:
     wrapped: bool = False  # the file was a zip archive around the checkpoint
     hits: dict[str, list[str]] = field(default_factory=dict)  # by part, the tensors whose bytes were lost
     beside: dict[str, Any] | None = None  # what describes weights that stand alone
+    removed: set[str] = field(default_factory=set)  # texts the result is to hold nowhere
 
     def __post_init__(self) -> None:
         for part in self.found.parts if self.readable else ():

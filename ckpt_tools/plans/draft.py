@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from ckpt_tools.checkpoint import LEDGER, Checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
+from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.container import Member, NewMember, archive, member_source
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Recognised
@@ -23,7 +24,7 @@ from ckpt_tools.plans.holdings import Bytes, Holding, checksum
 from ckpt_tools.source import BytesSource, JoinedSource
 from ckpt_tools.tensors import StorageRef
 
-__all__ = ["Draft"]
+__all__ = ["FRESH_ROOT", "Draft"]
 
 # What torch writes beside the storages, in its order: in front of them, and behind them.
 BEFORE = {".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
@@ -47,6 +48,7 @@ class Draft:
     alive: list[Node] = field(default_factory=list)
     edited: bool = False
     keep_corrupt: bool = False
+    bare: bool = False  # nothing but what torch needs is written, below a root without a name of its own
 
     def __post_init__(self) -> None:
         recognised = self.checkpoint.recognised
@@ -104,9 +106,10 @@ class Draft:
         pickle = self._pickle(storages)
         container = self.checkpoint.container
         zipped = container is not None and container.kind == "zip"
-        root = (container.root if container is not None and zipped else "") or FRESH_ROOT
+        root = (container.root if container is not None and zipped and not self.bare else "") or FRESH_ROOT
         own = {n: m for n, m in container.members.items() if not n.startswith("data/")} if container and zipped else {}
         drop = {"data.pkl", LEDGER, *extra, *(name for name in own if name.lower() == "data.pkl")}
+        drop |= self.foreign_members() if self.bare else set()
         kept = {name: member for name, member in own.items() if name not in drop and self.sound(name, member)}
         order = "big" if container is not None and container.byteorder == "big" else "little"
         small = BEFORE | BEHIND | {"byteorder": order.encode()}
@@ -123,6 +126,18 @@ class Draft:
         contents += [*map(member, BEHIND), *map(member, rest)]
         contents += [_new(f"{root}/{name}", data) for name, data in extra.items()]
         return contents, {key: b.peak for key, b in storages.found.items() if b.peak is not None}
+
+    def foreign_members(self) -> set[str]:
+        """Members below the root that are neither torch's own nor a ledger, and storages nothing refers to."""
+        container = self.checkpoint.container
+        if container is None or container.kind != "zip":
+            return set()
+        held = {f"data/{key}" for key in self.checkpoint.storages}
+        return {
+            name
+            for name in container.members
+            if name not in held and name not in OWN_MEMBERS and name.lower() not in ("data.pkl", LEDGER)
+        }
 
     def _pickle(self, storages: _Storages) -> bytes:
         container, pickle = self.checkpoint.container, self.checkpoint.pickle
@@ -206,7 +221,7 @@ class _Storages:
     def orphans(self) -> None:
         """Storages nobody referred to stay: what they are for is not ours to know."""
         container = self.draft.checkpoint.container
-        if container is None or not self.zipped:
+        if container is None or not self.zipped or self.draft.bare:
             return
         for key in container.storage_keys():
             member = container.members[f"data/{key}"]

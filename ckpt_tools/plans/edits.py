@@ -9,7 +9,7 @@ from ckpt_tools.pickles import Call, Persistent, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["become", "drop", "graph", "put", "rename_keys", "strided_call"]
+__all__ = ["become", "drop", "drop_node", "graph", "put", "rename_keys", "strided_call"]
 
 STRIDED = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 
@@ -20,16 +20,30 @@ def put(root: Node, path: str, value: Node) -> None:
     _set(_reach(root, way), last, value)
 
 
+def drop_node(root: Node, node: Node) -> bool:
+    """Take a node out of every mapping and list it lies in, with lists that are empty then; whether it was anywhere."""
+    done = False
+    for room in graph(root):
+        if isinstance(room, list) and any(inner is node for inner in room):
+            room[:] = [inner for inner in room if inner is not node]
+            done = True
+            if not room:
+                drop_node(root, room)
+        for key in [key for key, value in pairs_of(room) if value is node] if is_mapping(room) else ():
+            done = True
+            if isinstance(room, dict):
+                del room[key]
+            else:
+                _as_pairs(room)
+                room.pairs = [pair for pair in room.pairs or () if pair[0] is not key]
+    return done
+
+
 def drop(root: Node, path: str) -> None:
-    """Take what lies at a dotted path out of its mapping, if it is there; for an entry of a list all of the list."""
+    """Take what lies at a dotted path out of its mapping, if it is there."""
     *way, last = path.split(".")
-    try:
-        room = _reach(root, way)
-    except KeyError:
-        return
-    if isinstance(room, list) and way:
-        drop(root, ".".join(way))
-    elif isinstance(room, dict):
+    room = _reach(root, way)
+    if isinstance(room, dict):
         room.pop(last, None)
     elif isinstance(room, Call) and is_mapping(room):
         _as_pairs(room)

@@ -17,12 +17,17 @@ from ckpt_tools.plans.model import Plan
 __all__ = ["ledger"]
 
 
-def ledger(case: Case, plan: Plan, original: Holding, command: str, before: Mapping[str, Any] | None) -> bytes:
+def ledger(
+    case: Case, plan: Plan, original: Holding, command: str, before: Mapping[str, Any] | None, *, scrubbed: bool = False
+) -> bytes:
     """The record that travels in the result of ``command``: what came from where, with checksums.
 
-    ``before`` is the record in the original, of the command it was made by, if it was.
+    ``before`` is the record in the original, of the command it was made by, if it was. One that is ``scrubbed`` tells
+    no names.
     """
     sources = {original.checkpoint.source.name: _source(original.checkpoint)}
+    if scrubbed:
+        sources[original.checkpoint.source.name]["name"] = "the original"
     used = {part.source for part in plan.parts if part.source}
     for donor in (*case.siblings, *case.named.values()):
         if donor.name in used or donor is case.rebased:
@@ -39,6 +44,7 @@ def ledger(case: Case, plan: Plan, original: Holding, command: str, before: Mapp
         "expected": str(plan.expected),
         "resumes_at": plan.resumes_at,
         "before": before,
+        **({"scrubbed": True} if scrubbed else {}),
     }
     return json.dumps(content, indent=1).encode()
 

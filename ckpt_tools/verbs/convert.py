@@ -14,7 +14,8 @@ from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger, spli
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.conversions import Conversion
-from ckpt_tools.conversions.formats import SAYS, WRITERS, Written, beside, format_of, read_weights
+from ckpt_tools.conversions.formats import CHECKS, SAYS, WRITERS, beside, format_of, read_weights
+from ckpt_tools.conversions.scrub import cleaned, left_in
 from ckpt_tools.conversions.table import convert
 from ckpt_tools.findings import CkptError, Verdict, plain_json
 from ckpt_tools.plans.apply import Planned
@@ -121,7 +122,7 @@ def _work(made: Planned, checkpoint: Checkpoint, request: Conversion, wanted: bo
     case = Case(draft, Request(), Path(plan.file), Path(plan.output), report.target, beside=noted.get("weights"))
     try:
         convert(case, request)
-        if request.scrub and not case.steps and _tells(noted.get("ledger")):
+        if request.scrub and not case.steps and (noted.get("ledger") or {"scrubbed": True}).get("scrubbed") is not True:
             case.do("scrub", "the record of earlier commands taken out", loss=True, consent=True)
         outcome = _outcome(case, request, report)
         if request.to != format_of(checkpoint):
@@ -130,18 +131,30 @@ def _work(made: Planned, checkpoint: Checkpoint, request: Conversion, wanted: bo
         plan.steps, plan.advice = case.steps, case.advice
     plan.expected, plan.resumes_at = outcome.verdict, resumes_at(outcome.verdict, case.found)
     plan.parts = case.plan_parts(original, gone=Outcome.DROPPED)
+    for part in plan.parts if request.scrub else ():
+        part.path = cleaned(part.path)
     if case.steps:
-        before = None if request.scrub else noted.get("ledger")
-        written = WRITERS[str(request.to)](case, Path(plan.output), ledger(case, plan, original, "convert", before))
-        _finish(made, written, _description(case, request))
+        _write(made, case, request, original, noted)
     elif wanted and Path(plan.output).resolve() != Path(plan.file).resolve():
         made.archive = JoinedSource([Stretch(checkpoint.source, None, checkpoint.source.name)], plan.output)
+        made.check = CHECKS[str(request.to)]
 
 
-def _finish(made: Planned, written: Written, described: dict[Path, bytes]) -> None:
-    made.archive, made.check = written.archive, written.check
+def _write(made: Planned, case: Case, request: Conversion, original: Holding, noted: Mapping[str, Any]) -> None:
+    """Put the result together in its format, with its ledger and what lies beside it."""
+    plan, target = made.plan, str(request.to)
+    described = _description(case, request)
+    before = None if request.scrub else noted.get("ledger")
+    record = ledger(case, plan, original, "convert", before, scrubbed=request.scrub)
+    written = WRITERS[target](case, Path(plan.output), record)
+    made.archive, made.check = written.archive, CHECKS[target]
     made.sidecars = {**written.sidecars, **described}
-    made.plan.sidecars = [str(path) for path in made.sidecars]
+    plan.sidecars = [str(path) for path in made.sidecars]
+    left = left_in(case, written.archive, iter(made.sidecars.values())) if request.scrub else ""
+    if left:
+        raise CkptError(
+            f"{left} was taken out, and is also in a place that can't be looked into; keep the file to yourself"
+        )
 
 
 def _verified(draft: Draft, request: Conversion, *, verdict_only: bool = False) -> Report:
@@ -153,13 +166,6 @@ def _refuse(report: Report, what: str, refused: dict[Verdict, str]) -> None:
     if report.verdict in refused:
         first = next(fact.message for fact in report.findings if fact.verdict is report.verdict)
         raise CkptError(f"{what} {report.verdict}: {first}; {refused[report.verdict]}")
-
-
-def _tells(record: Mapping[str, Any] | None) -> bool:
-    """Whether the ledger in a file says more than that it was scrubbed."""
-    steps = record.get("steps") if record is not None else None
-    names = [step.get("name") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
-    return record is not None and ("scrub" not in names or record.get("before") is not None)
 
 
 def _outcome(case: Case, request: Conversion, before: Report) -> Report:

@@ -8,11 +8,7 @@ of them about everything.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,6 +24,7 @@ from ckpt_tools.layouts.ultralytics import numbers
 from ckpt_tools.verbs.diff import diff
 from ckpt_tools.verbs.verify import parse_target
 from oracle.conftest import FIXTURES
+from oracle.packages import CACHE, installed
 from oracle.trainer import Trainer, target
 
 INSTALLED = target().partition("==")[2] if find_spec("ultralytics") else "8.4.190"
@@ -104,28 +101,12 @@ def question(asked: Asked, sampled: bool) -> Any:
     return pytest.param(asked, marks=marks, id=f"{asked.release}-{asked.key}={asked.value}")
 
 
-def installed(requirements: tuple[str, ...], folder: Path) -> Path:
-    """A folder with packages, filled once for all sessions; the test is skipped where they can't be had."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as room:
-        made = Path(room, "made")
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(made), *requirements]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{requirements[0]} can't be installed: {done.stderr[-200:]}")
-        with contextlib.suppress(OSError):  # another test process was first
-            made.rename(folder)
-    return folder
-
-
 class Releases:
     """A trainer of each release that is asked for, and a checkpoint it can resume."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.cache = Path(tempfile.gettempdir()) / "ckpt-releases"
+        self.cache = CACHE
         self.running: dict[str, Trainer] = {}
         self.checkpoints: dict[tuple[str, str], Path] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath, PureWindowsPath
+
 from ckpt_tools.pickles import Call, GlobalRef
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.edits import graph
@@ -14,10 +16,8 @@ def path_objects(case: Case) -> None:
     changed = 0
     for node in graph(case.root):
         if isinstance(node, Call) and node.path.startswith("pathlib.") and isinstance(node.args, tuple):
-            separator = "\\" if "Windows" in node.path else "/"
-            parts = [str(part) for part in node.args]
-            text = separator.join(parts).replace(separator * 2, separator, 1) if parts else "."
-            case.draft.swaps[id(node)] = text
+            flavour = PureWindowsPath if "Windows" in node.path else PurePosixPath
+            case.draft.swaps[id(node)] = str(flavour(*map(str, node.args)))
             changed += 1
     if changed:
         case.draft.edited = True
