@@ -424,7 +424,8 @@ class TestFormats:
             "torch._utils", "_rebuild_sparse_tensor",
             (Name("torch", "sparse_coo"), (Tensor((2, 1), 0, "int64"), Tensor((1,)), size, True)),
         )  # fmt: skip
-        found = plan(write(weights(odd=sparse)), to="safetensors")
+        path = write(weights(odd=sparse))
+        found = plan(path, path.with_name("odd.safetensors"))
         assert found.refused is not None
         assert "no place for odd" in found.refused
 
@@ -835,7 +836,7 @@ class TestOneFile:
         path = write(on("cuda:1")())
         run = ckpt("convert", path, "--device", "cpu")
         assert run.returncode == 0
-        assert "1 tensors from cuda:1 to cpu" in run.stdout
+        assert "1 tensor from cuda:1 to cpu" in run.stdout
         assert f"next: ckpt verify {path.with_name('last.converted.pt')}" in run.stdout
         assert ckpt("convert", path.with_name("last.converted.pt"), "--device", "cpu").stdout.endswith(
             "nothing to do: it is as asked for\n"

@@ -34,9 +34,10 @@ from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
 
-__all__ = ["CHECKPOINT_NAMES", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
+__all__ = ["CHECKPOINT_NAMES", "SAFETENSORS", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
 
 CHECKPOINT_NAMES = (".pt", ".pth", ".ckpt", ".pt.tar", ".pth.tar")  # how files of checkpoints end; timm's in .tar
+SAFETENSORS = ".safetensors"  # what such files end in; they are read by conversions alone
 OTHER_NAMES = (".bin", ".pkl", ".model")  # which not every such file is a checkpoint of
 
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints

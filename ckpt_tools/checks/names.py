@@ -8,7 +8,7 @@ from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.layouts.parts import flatten
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["TensorNames", "few", "shape_text"]
+__all__ = ["TensorNames", "counted", "few", "shape_text"]
 
 MOST_NAMED = 3
 
@@ -34,6 +34,11 @@ class TensorNames:
         for name, tensor in flatten(root, self._checkpoint.tensors):
             names.setdefault(id(tensor), name)
         return names
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 tensor``, ``2 tensors``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def few(names: Iterable[str], most: int = MOST_NAMED) -> str:

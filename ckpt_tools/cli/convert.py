@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckpt_tools.checkpoint import CHECKPOINT_NAMES
+from ckpt_tools.checkpoint import CHECKPOINT_NAMES, SAFETENSORS, split_name
+from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.guard import BUG, NO, USAGE, YES, bug_text, worst
 from ckpt_tools.cli.paths import expand
 from ckpt_tools.cli.plans import (
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["convert"]
 
-SAFETENSORS = ".safetensors"
 DTYPE = {"metavar": "DTYPE", "show_default": False}
 PAIR = {"metavar": "OLD=NEW", "show_default": False}
 
@@ -110,7 +110,7 @@ def convert(
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> int:
-    """Move checkpoints between devices, precisions, platforms, versions and formats; nothing is executed or lost."""
+    """Move checkpoints between devices, precisions, platforms, versions and formats, without executing them."""
     asked = {"device": device, "map": map_, "dtype": dtype, "optimizer_dtype": optimizer_dtype, "strip": strip,
              "state_dict": state_dict, "weights": weights, "to": to, "scrub": scrub, "portable": portable,
              "args_as_dict": args_as_dict, "prefix": prefix, "modules": rename_module, "classes": rename_class,
@@ -123,11 +123,19 @@ def convert(
         if json_:
             print_json("convert", {"files": [], "error": str(error)})
         raise
-    done = list(_run(jobs_, request, how, jobs, many))
-    if json_:
-        print_json("convert", {"files": [one.as_json() for one in done]})
-    elif many:
-        _print_summary(done)
+    done: list[_Done] = []
+    try:
+        done.extend(_run(jobs_, request, how, jobs, many))
+    except CkptError as error:
+        if not many:
+            raise
+        done += [_Done(job.file, error=str(error)) for job in jobs_[len(done) :]]
+        print(f"ckpt: {command(str(error))}", file=sys.stderr)
+    finally:  # also where the user interrupts: what is done is told
+        if json_ and done:
+            print_json("convert", {"files": [one.as_json() for one in done]})
+        elif many:
+            _print_summary(done)
     return worst(one.code(how) for one in done)
 
 
@@ -179,15 +187,20 @@ def _jobs(paths: list[str], request: Conversion, how: How, out_dir: str | None) 
             "several files need a place to go: name a folder with --out-dir, or replace them with --in-place"
         )
     if how.in_place:
-        return [_Job(file, str(Path(file).resolve())) for file in files], many
+        real = {Path(file).resolve(): file for file in reversed(files)}  # a file under two names is one
+        return [_Job(file, str(path)) for path, file in reversed(real.items())], many
     return [_Job(file, str(Path(how.output).expanduser()) if how.output else None) for file in files], many
 
 
 def _below(folder: Path, files: list[str], paths: list[str], request: Conversion) -> list[_Job]:
     """Files with their places below a folder, laid out as they lie below what was named."""
+    if folder.exists() and not folder.is_dir():
+        raise CkptError(f"--out-dir {folder} is a file; name a folder")
     inside = folder.resolve()
-    files = [file for file in files if inside not in Path(file).resolve().parents] or files
     named = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+    files = [f for f in files if os.path.abspath(f) in named or inside not in Path(f).resolve().parents]
+    if not files:
+        raise CkptError(f"every file lies in {folder} already; name another folder, or use --in-place")
     tops = [path for path in named if os.path.isdir(path)]
     tops += [parent for file in files if not _under(parent := os.path.dirname(os.path.abspath(file)), tops)]
     try:
@@ -212,8 +225,6 @@ def _under(path: str, tops: Iterable[str]) -> bool:
 
 def _suffixed(place: Path, request: Conversion) -> Path:
     """The place with the suffix of the format that is to be written."""
-    from ckpt_tools.checkpoint import split_name
-
     if request.to == "safetensors":
         return place.with_name(split_name(place.name)[0].removesuffix(SAFETENSORS) + SAFETENSORS)
     turned = request.to is not None and place.suffix.lower() == SAFETENSORS
@@ -252,7 +263,7 @@ def _run(jobs: list[_Job], request: Conversion, how: How, workers: int, many: bo
         return
     work = functools.partial(_one, request=request, how=how)
     several = workers_for(workers, len(jobs)) > 1
-    outcomes = each(work, jobs, workers) if several else map(work, jobs)
+    outcomes = each(work, jobs, workers, largest_chunk=1) if several else map(work, jobs)
     sizes = [file_size(Path(job.file)) for job in jobs]
     with progress_bar(sum(sizes), f"{len(jobs)} files") as progress:
         for size, one in zip(sizes, outcomes):
@@ -299,7 +310,13 @@ def _make_folder(planned: Planned, how: How) -> None:
         and planned.plan.refused is None
         and not (how.dry_run or waiting)
     ):
-        Path(planned.plan.output).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(planned.plan.output).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CkptError(
+                f"the folder {folder} can't be made: {error.strerror or error}; name another one"
+            ) from error
 
 
 # --- saying it ------------------------------------------------------------------------------------
@@ -358,4 +375,4 @@ def _print_line(one: _Done, how: How) -> None:
 def _print_summary(done: list[_Done]) -> None:
     how = How()
     counts = Counter(_word(one, how)[0] for one in done)
-    say(f"{len(done)} files: {', '.join(f'{count} {word}' for word, count in counts.items())}")
+    say(f"{counted(len(done), 'file')}: {', '.join(f'{count} {word}' for word, count in counts.items())}")

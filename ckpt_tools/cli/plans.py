@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, progress_bar, say, shown
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def carry_out(made: Planned, how: How, *, alone: bool = True) -> bool:
     if plan.refused is not None or archive is None:
         return False
     if how.dry_run:
+        if Path(plan.output).parent.is_dir():  # a folder below --out-dir is made when there is something to write
+            made.check_places(force=how.force)
         return True
     if not plan.needs_consent or how.accept_loss or (alone and _asked(how.json_)):
         with progress_bar(archive.size if alone else 0, Path(plan.output).name) as progress:
@@ -118,7 +121,7 @@ def _fate(part: PartPlan) -> str:
     """``kept``, ``salvaged 90 of 93 tensors``, ``from donor epoch3.pt (epoch 3)``, ``re-initialised`` or ``lost``."""
     outcome = str(part.outcome)
     of = f" (epoch {part.epoch})" if part.epoch is not None else ""
-    size = f"{part.tensors} tensors, {bytes_text(part.nbytes)}" if part.tensors else "no tensors"
+    size = f"{counted(part.tensors, 'tensor')}, {bytes_text(part.nbytes)}" if part.tensors else "no tensors"
     if outcome == "donor":
         return f"from {shown(part.source)}{of}: {size}"
     if outcome == "salvaged":
@@ -127,7 +130,7 @@ def _fate(part: PartPlan) -> str:
     if outcome == "reinitialised":
         return "re-initialised: no momentum"
     if outcome == "dropped":
-        return f"left out: {part.tensors} tensors"
+        return f"left out: {counted(part.tensors, 'tensor')}"
     return f"{outcome}: {size}"
 
 

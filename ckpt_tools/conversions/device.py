@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ckpt_tools.checks.names import few
+from ckpt_tools.checks.names import counted, few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of
@@ -83,9 +83,11 @@ def _storages(case: Case, move: Move) -> None:
         moved[old, new] += 1
         changed.add(key)
     for (old, new), count in moved.items():
-        case.do("device", f"{count} tensors from {old} to {new}")
+        case.do("device", f"{counted(count, 'tensor')} from {old} to {new}")
     for why, tags in kept.items():
-        case.advice.append(f"{sum(tags.values())} tensors stay on {few(sorted(tags))}: {why}")
+        held_back = sum(tags.values())
+        stay = "stays" if held_back == 1 else "stay"
+        case.advice.append(f"{counted(held_back, 'tensor')} {stay} on {few(sorted(tags))}: {why}")
     _note_parts(case, changed)
 
 
@@ -154,7 +156,7 @@ def _objects(case: Case, move: Move) -> None:
             node.args = (*node.args[:2], new, *node.args[3:])
     if done:
         case.draft.edited = True
-        case.do("device", f"{done} torch.device objects changed alike")
+        case.do("device", f"{counted(done, 'torch.device object')} changed alike")
 
 
 def _groups(case: Case, request: Conversion) -> None:

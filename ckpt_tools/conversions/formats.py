@@ -19,7 +19,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.apply import Check, reads_back
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.draft import Draft
-from ckpt_tools.plans.edits import strided_call
+from ckpt_tools.plans.edits import ordered_dict, strided_call
 from ckpt_tools.plans.holdings import Bytes, Holding, checksum
 from ckpt_tools.source import JoinedSource, Source, WindowSource, open_source
 from ckpt_tools.tensors import DTYPES, StorageRef, TensorRef, contiguous_stride, dtype_of_storage_class
@@ -160,7 +160,7 @@ def read_weights(checkpoint: Checkpoint) -> tuple[Draft, dict[str, Any]]:
     """
     found = read_safetensors(checkpoint.source)
     draft = Draft(Holding(checkpoint, Content()))
-    root = _ordered_dict()
+    root = ordered_dict()
     root.pairs = []
     for name, entry in found.tensors.items():
         window = WindowSource(checkpoint.source, entry.offset, entry.size, name)
@@ -183,12 +183,8 @@ def _tensor(storage: Persistent, shape: tuple[int, ...], dtype: str | None) -> C
     """The call that rebuilds a plain tensor; types without a storage class of their own are named in it."""
     version = "_rebuild_tensor_v2" if dtype is None else "_rebuild_tensor_v3"
     more = (GlobalRef("torch", dtype, -1),) if dtype is not None else ()
-    args = (storage, 0, shape, contiguous_stride(shape), False, _ordered_dict(), *more)
+    args = (storage, 0, shape, contiguous_stride(shape), False, ordered_dict(), *more)
     return Call(GlobalRef("torch._utils", version, -1), args, "reduce", -1)
-
-
-def _ordered_dict() -> Call:
-    return Call(GlobalRef("collections", "OrderedDict", -1), (), "reduce", -1)
 
 
 def _mapping(text: str | None) -> dict[str, Any] | None:

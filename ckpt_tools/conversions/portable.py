@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ckpt_tools.checks.names import counted
 from ckpt_tools.conversions.names import change_prefix, moved_by_target
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.layouts.parts import dict_of
@@ -56,14 +57,14 @@ def numpy_data(case: Case) -> None:
     """numpy scalars become Python's numbers, and arrays lists; those inside objects, whose code wants them, stay."""
     plain = _in_plain_data(case.root)
     staying = 0
-    counts = {"numbers": 0, "lists": 0}
+    counts = {"number": 0, "list": 0}
     for node in graph(case.root):
         if not isinstance(node, Call) or id(node) in case.draft.swaps:
             continue
         if node.path.endswith("core.multiarray.scalar"):
-            held, kind = _scalar(node), "numbers"
+            held, kind = _scalar(node), "number"
         elif node.path.endswith("core.multiarray._reconstruct"):
-            held, kind = _array(node) if id(node) in plain else None, "lists"
+            held, kind = _array(node) if id(node) in plain else None, "list"
             staying += held is None
         else:
             continue
@@ -74,7 +75,7 @@ def numpy_data(case: Case) -> None:
         case.advice.append(f"{staying} numpy arrays stay, inside objects or of types Python has no numbers for")
     if any(counts.values()):
         case.draft.edited = True
-        text = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        text = " and ".join(counted(count, kind) for kind, count in counts.items() if count)
         case.do("numpy", f"numpy objects become plain Python: {text}")
 
 
@@ -132,6 +133,8 @@ def _raw(data: Node) -> bytes | None:
     """The bytes of a numpy object; protocols before 3 write them as ``_codecs.encode(text, 'latin1')``."""
     if isinstance(data, (bytes, bytearray)):
         return bytes(data)
+    if isinstance(data, Call) and data.path == "__builtin__.bytes" and data.args == ():  # no bytes, before protocol 3
+        return b""
     if isinstance(data, Call) and data.path == "_codecs.encode" and isinstance(data.args, tuple) and data.args:
         text = data.args[0]
         return text.encode("latin-1", "replace") if isinstance(text, str) else None
@@ -167,7 +170,7 @@ def compact_storages(case: Case) -> None:
             saved += left
             count += 1
     if count:
-        case.do("compact", f"{count} storages cut down to what is used of them: {saved} bytes less")
+        case.do("compact", f"{counted(count, 'storage')} cut down to what tensors use of them: {saved} bytes less")
 
 
 def _runs(tensors: list[TensorRef]) -> list[tuple[int, int]]:

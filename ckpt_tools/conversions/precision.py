@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ckpt_tools.checks.names import few
+from ckpt_tools.checks.names import counted, few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
@@ -60,7 +60,7 @@ def change_precision(case: Case, request: Conversion) -> None:
 def _report(case: Case, part: Part, dtype: str, tally: Tally) -> None:
     where = part.path or part.role
     exact = "" if tally.rounded else ", exactly"
-    case.do("dtype", f"{where}: {tally.tensors} tensors become {dtype}{exact}", loss=tally.rounded, consent=True)
+    case.do("dtype", f"{where}: {counted(tally.tensors, 'tensor')} to {dtype}{exact}", loss=tally.rounded, consent=True)
     counts = [(tally.overflow, f"values are too large for {dtype} and become infinite"),
               (tally.underflow, f"values are too small for {dtype} and become zero")]  # fmt: skip
     for count, words in counts:
@@ -74,10 +74,11 @@ def floating_tensors(case: Case, part: Part) -> dict[str, TensorRef]:
     named = {**part.tensors, **dict(_passing_buffers(part, tensors))}
     if part.role == "optimizer":
         named = {name: t for name, t in named.items() if "state." in name and not name.endswith(".step")}
-    odd = [name for name, t in named.items() if t.dtype.floating and t.dtype.name not in BITS]
+    fit = {name: t for name, t in named.items() if t.dtype.name in BITS and strided_call(t) is not None}
+    odd = [name for name, t in named.items() if t.dtype.floating and name not in fit]
     if odd:
         case.advice.append(f"{part.path or part.role}: {few(odd)} keep their type, which can't be cast")
-    return {name: tensor for name, tensor in named.items() if tensor.dtype.name in BITS}
+    return fit
 
 
 def _passing_buffers(part: Part, tensors: dict[int, TensorRef]) -> Iterator[tuple[str, TensorRef]]:

@@ -43,7 +43,6 @@ class Conversion:
     scrub: bool = False
     to: str | None = None
     target: Target | None = None
-    accept_loss: bool = False
 
     def __post_init__(self) -> None:
         """Bring devices into torch's spelling; raises ``CkptError`` for words nobody knows."""
@@ -55,7 +54,7 @@ class Conversion:
             value = getattr(self, word)
             if value is not None and value not in known:
                 raise CkptError(f"--{word.replace('_', '-')} {value}: there is no such thing; use {', '.join(known)}")
-        for one, other in (("strip", "state_dict"), ("device", "devices")):
+        for one, other in EXCLUDING:
             if getattr(self, one) and getattr(self, other):
                 first, second = (OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in (one, other))
                 raise CkptError(f"{first} and {second} exclude each other; leave one of them out")
@@ -63,10 +62,16 @@ class Conversion:
     @property
     def asked(self) -> bool:
         """Whether anything is to be changed at all."""
-        ways = (entry.name for entry in fields(self) if entry.name not in ("target", "accept_loss", "weights"))
+        ways = (entry.name for entry in fields(self) if entry.name not in ("target", "weights"))
         return any(getattr(self, name) for name in ways)
 
 
+EXCLUDING = (
+    ("strip", "state_dict"),
+    ("device", "devices"),
+    ("optimizer_dtype", "strip"),
+    ("optimizer_dtype", "state_dict"),
+)
 OPTIONS = {"devices": "--map"}
 
 

@@ -15,7 +15,7 @@ from ckpt_tools.layouts.values import value_of
 from ckpt_tools.pickles import Call, GlobalRef, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
-from ckpt_tools.plans.edits import strided_call
+from ckpt_tools.plans.edits import STRIDED, ordered_dict
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.modules import attributes_of
@@ -36,8 +36,12 @@ def keep_weights(case: Case, request: Conversion) -> None:
         return
     names = _names(part)
     pairs: list[tuple[Node, Node]] = [(names[name], _plain(tensor)) for name, tensor in part.tensors.items()]
-    made = Call(GlobalRef("collections", "OrderedDict", -1), (), "reduce", -1)
+    made = ordered_dict()
     made.pairs = pairs
+    made.states = part.node.states if part.form == "state_dict" and isinstance(part.node, Call) else None  # _metadata
+    others = [key for key, value in pairs_of(part.node) if id(value) not in part_nodes(part)] if made.states else []
+    if others:
+        case.advice.append(f"left out, as it is no tensor: {few([str(key) for key in others])}")
     left = [other.path for other in case.found.parts if other.present and other.path != part.path]
     case.draft.root, case.draft.edited = made, True
     case.record(part, Outcome.KEPT)
@@ -70,14 +74,27 @@ def _names(part: Part) -> dict[str, str]:
 
 def _plain(tensor: TensorRef) -> Call:
     """A tensor as a state dict holds it: no parameter, no gradient, no hooks."""
-    call = strided_call(tensor)
-    if call is None or not isinstance(call.args, tuple):
+    call = _unwrapped(tensor.call)
+    if call is None:
         return tensor.call
-    hooks = Call(GlobalRef("collections", "OrderedDict", -1), (), "reduce", -1)
     plain = GlobalRef(
         "torch._utils", "_rebuild_tensor_v2" if not call.path.endswith("_v3") else "_rebuild_tensor_v3", -1
     )
-    return Call(plain, (*call.args[:4], False, hooks, *call.args[6:]), "reduce", -1)
+    return Call(plain, (*call.args[:4], False, ordered_dict(), *call.args[6:]), "reduce", -1)
+
+
+def _unwrapped(call: Node) -> Call | None:
+    """The call that makes the plain tensor inside a parameter or a tensor of a class of its own."""
+    while isinstance(call, Call) and isinstance(call.args, tuple) and call.args:
+        if call.path in STRIDED:
+            return call
+        if call.path.startswith("torch._utils._rebuild_parameter"):
+            call = call.args[0]
+        elif call.path.endswith("_rebuild_from_type_v2") and len(call.args) > 2:
+            call = Call(call.args[0], call.args[2], "reduce", call.position)
+        else:
+            return None
+    return None
 
 
 def described(case: Case, part: Part) -> dict[str, Any]:

@@ -37,7 +37,7 @@ WAYS: tuple[Way, ...] = (
     Way(lambda asked: asked.state_dict or asked.to == "safetensors", keep_weights),
     Way(lambda asked: asked.dtype or asked.optimizer_dtype, change_precision),
     Way(lambda asked: asked.device or asked.devices, move_devices),
-    Way(lambda asked: asked.to == "safetensors", lambda case, _: make_contiguous(case)),
+    Way(lambda asked: asked.to == "safetensors", lambda case, _: make_contiguous(case, repeated=True)),
 )
 
 

@@ -7,6 +7,7 @@ checkpoint's name.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ SETTLED = 60  # seconds after the last write before a file is replaced without b
 SEND, SEND_FROM = 8 << 20, 1 << 20  # bytes that are sent on their way to the disk at once: at most, at least
 WRITERS, SEVERAL_FROM = 2, 128 << 20  # threads, and bytes of an archive from which they pay
 SPARE = 1 << 20  # bytes that must stay free
+LARGEST_SIDECAR = 64 << 20  # bytes
 Check = Callable[[Path, JoinedSource], None]  # raises ``CkptError`` where a file is not what was to be written
 Progress = Callable[[int], None]
 
@@ -59,15 +61,9 @@ class Planned:
 
         Raises ``CkptError`` where there is nothing to write or it can't be written; nothing was changed then.
         """
-        if self.archive is None or self.plan.refused is not None:
-            raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
-        output, original = Path(self.plan.output), Path(self.plan.file).resolve()
-        in_place = output.resolve() == original
-        check_place(output, original, self.archive.size, in_place=in_place, force=force)
-        for path, data in self.sidecars.items():
-            check_place(path, original, len(data), in_place=False, force=force or in_place)
-        backup = backup_name(original) if in_place else None
-        output = original if in_place else output
+        output, original = self.check_places(force=force), Path(self.plan.file).resolve()
+        assert self.archive is not None
+        backup = backup_name(original) if output == original else None
         with ExitStack() as undo:
             for path, data in self.sidecars.items():
                 _write_beside(path, data, original, undo)
@@ -76,11 +72,31 @@ class Planned:
         self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
         return output
 
+    def check_places(self, *, force: bool = False) -> Path:
+        """Where the result goes; raises ``CkptError`` where it, or a file beside it, can't or must not be written."""
+        if self.archive is None or self.plan.refused is not None:
+            raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
+        output, original = Path(self.plan.output), Path(self.plan.file).resolve()
+        in_place = output.exists() and original.exists() and os.path.samefile(output, original)
+        check_place(output, original, self.archive.size, in_place=in_place, force=force)
+        for path, data in self.sidecars.items():
+            check_place(path, original, len(data), in_place=False, force=force or (in_place and _is_ours(path)))
+        return original if in_place else output
+
     def __enter__(self) -> Planned:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.files.close()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a description or ledger this tool wrote."""
+    try:
+        held = json.loads(path.read_bytes()) if path.stat().st_size < LARGEST_SIDECAR else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and str(held.get("schema", "")).startswith("ckpt-tools/")
 
 
 def _write_beside(path: Path, data: bytes, like: Path, undo: ExitStack) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ckpt_tools.layouts.parts import dict_of
-from ckpt_tools.pickles import Call, Persistent, is_mapping, pairs_of
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["become", "drop", "drop_node", "graph", "put", "rename_keys", "strided_call"]
+__all__ = ["STRIDED", "become", "drop", "drop_node", "graph", "ordered_dict", "put", "rename_keys", "strided_call"]
 
 STRIDED = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 
@@ -67,6 +67,11 @@ def become(node: Call, other: Call) -> None:
     """Make every reference to ``node`` one to what ``other`` is."""
     for name in Call.__slots__:
         setattr(node, name, getattr(other, name))
+
+
+def ordered_dict() -> Call:
+    """An empty ``collections.OrderedDict``, as state dicts and the hooks of tensors are."""
+    return Call(GlobalRef("collections", "OrderedDict", -1), (), "reduce", -1)
 
 
 def strided_call(tensor: TensorRef) -> Call | None:

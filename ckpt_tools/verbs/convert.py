@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import Checkpoint, open_checkpoint, read_ledger, split_name
+from ckpt_tools.checkpoint import SAFETENSORS, Checkpoint, open_checkpoint, read_ledger, split_name
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.context import Context
 from ckpt_tools.conversions import Conversion
@@ -27,9 +27,8 @@ from ckpt_tools.plans.model import Outcome, Plan, Request, resumes_at
 from ckpt_tools.source import JoinedSource, Stretch
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
-__all__ = ["SAFETENSORS", "converted_name", "plan_convert"]
+__all__ = ["converted_name", "plan_convert"]
 
-SAFETENSORS = ".safetensors"
 REFUSED = {
     Verdict.DAMAGED: "`ckpt repair` it first",
     Verdict.UNSAFE: "what it calls would be in the result, too",
@@ -70,8 +69,8 @@ def plan_convert(
         checkpoint = files.enter_context(open_checkpoint(path))
         request = _in_format(request, checkpoint, output)
         place = Path(output) if output is not None else path.with_name(converted_name(path.name, request))
-        if output is not None and place.resolve() == path.resolve() and request.to != format_of(checkpoint):
-            _refuse_new_suffix(request, path)
+        if output is not None:
+            _refuse_suffix(request, place)
         plan = Plan(str(path), None, str(place), format=request.to or "zip")
         made = Planned(plan, files=files)
         try:
@@ -102,9 +101,11 @@ def _in_format(request: Conversion, checkpoint: Checkpoint, output: str | os.Pat
     return found
 
 
-def _refuse_new_suffix(request: Conversion, path: Path) -> None:
-    if request.to == "safetensors" or path.suffix.lower() == SAFETENSORS:
-        raise CkptError(f"{path.name} would no longer be what its name says; name another output with -o")
+def _refuse_suffix(request: Conversion, place: Path) -> None:
+    """A name that says another format than the one to be written."""
+    named = place.suffix.lower() == SAFETENSORS
+    if named != (request.to == "safetensors") and (named or split_name(place.name)[1]):
+        raise CkptError(f"{place.name} would not be what its name says ({request.to}); name another output with -o")
 
 
 def _work(made: Planned, checkpoint: Checkpoint, request: Conversion, wanted: bool, progress: Progress | None) -> None:
@@ -119,6 +120,8 @@ def _work(made: Planned, checkpoint: Checkpoint, request: Conversion, wanted: bo
     report = _verified(draft, request)
     plan.verdict, plan.findings = report.verdict, report.findings
     _refuse(report, "the file is", REFUSED)
+    if not format_of(checkpoint):
+        raise CkptError("it is a pickle torch.load does not read; load it as it was saved, and torch.save it")
     case = Case(draft, Request(), Path(plan.file), Path(plan.output), report.target, beside=noted.get("weights"))
     try:
         convert(case, request)

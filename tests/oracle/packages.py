@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 CACHE = Path(tempfile.gettempdir()) / "ckpt-releases"
+# What older releases of trainers import and the test environment does not have.
+EXTRAS = ("hub-sdk", "pandas", "py-cpuinfo", "python-dateutil", "pytz", "scipy", "seaborn", "setuptools==80.9.0",
+          "six", "thop", "tqdm", "tzdata")  # fmt: skip
 
 
 def installed(requirements: tuple[str, ...], folder: Path) -> Path:

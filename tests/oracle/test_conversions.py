@@ -133,7 +133,7 @@ def test_class_is_renamed_for_the_trainer(trainer: Trainer) -> None:
 def test_cast_is_torchs_own(dtype: str, trainer: Trainer) -> None:
     saved = trainer.weights(ADAMW) / "last.pt"
     wanted, before = getattr(torch, dtype), loaded(saved)
-    made = converted(saved, trainer.place("last.pt"), dtype=dtype, optimizer_dtype=dtype, accept_loss=True)
+    made = converted(saved, trainer.place("last.pt"), dtype=dtype, optimizer_dtype=dtype)
     held, found = dict(named_tensors(before)), dict(named_tensors(loaded(made.path)))
     assert list(held) == list(found)
     for name, tensor in held.items():
@@ -216,7 +216,8 @@ def test_what_torch_wrote_as_a_stream_becomes_an_archive(tmp_path: Path) -> None
 
 def test_compact_storages_hold_the_same_values_and_go_on_sharing(tmp_path: Path) -> None:
     big = torch.arange(1 << 16, dtype=torch.float32)
-    content = {**odd_tensors(), "view": big[10:20], "other": big[15:25], "far": big[60000:60004]}
+    odd = {name: tensor for name, tensor in odd_tensors().items() if name != "repeated"}  # would grow
+    content = {**odd, "view": big[10:20], "other": big[15:25], "far": big[60000:60004]}
     path = tmp_path / "last.pt"
     torch.save(content, path)
     made = converted(path, tmp_path / "small.pt", portable=True)

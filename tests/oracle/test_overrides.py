@@ -24,7 +24,7 @@ from ckpt_tools.layouts.ultralytics import numbers
 from ckpt_tools.verbs.diff import diff
 from ckpt_tools.verbs.verify import parse_target
 from oracle.conftest import FIXTURES
-from oracle.packages import CACHE, installed
+from oracle.packages import CACHE, EXTRAS, installed
 from oracle.trainer import Trainer, target
 
 INSTALLED = target().partition("==")[2] if find_spec("ultralytics") else "8.4.190"
@@ -40,8 +40,6 @@ OLDER = {
     "8.4.150": ("8.4", False),
 }
 EXTRAS_UNTIL = (8, 3, 200)  # what older releases import and the newest no longer brings
-EXTRAS = ("hub-sdk", "pandas", "py-cpuinfo", "python-dateutil", "pytz", "scipy", "seaborn", "setuptools==80.9.0",
-          "six", "thop", "tqdm", "tzdata")  # fmt: skip
 SAMPLE = ("lr0", "epochs", "batch", "imgsz", "patience", "workers", "optimizer", "save_dir", "plots", "show", "amp")
 
 # Another legal value, for arguments whose type does not tell one.

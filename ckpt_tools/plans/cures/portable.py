@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
 
+from ckpt_tools.checks.names import counted
 from ckpt_tools.pickles import Call, GlobalRef
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.edits import graph
@@ -21,7 +22,7 @@ def path_objects(case: Case) -> None:
             changed += 1
     if changed:
         case.draft.edited = True
-        case.do("path-objects", f"{changed} path objects become text")
+        case.do("path-objects", f"{counted(changed, 'path object')} turned into text")
 
 
 def numpy2_names(case: Case) -> None:
