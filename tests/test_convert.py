@@ -348,6 +348,13 @@ class TestStateDict:
 
 SECRETS = {
     "save_dir": "/home/ada/runs/train",
+    "command": "python train.py data=/scratch/ada/d.yaml --token=token123 --name x",
+    "users": ["ada"],
+    "username": b"ada",
+    "log": json.dumps({"user": "ada", "dir": "/home/ada/x", "epochs": 3}),
+    "best": {"/home/ada/a/last.pt": 0.5, "/home/ada/b/last.pt": 0.25},
+    "environ": {"WANDB_API_KEY": "token123", "LOGNAME": "ada", "HOME": "/home/ada", "SHELL": "/bin/sh"},
+    "seen": ("file:///scratch/ada/x", "~ada/y"),
     "data": "C:\\Users\\ada\\data.yaml",
     "hostname": "ada-workstation",
     "git": {"origin": "https://ada:token123@github.com/ada/secret.git", "branch": "work", "commit": "0123abcd"},
@@ -358,7 +365,8 @@ SECRETS = {
 
 class TestScrub:
     def test_no_secret_is_left_anywhere_in_the_bytes(self, write: Write) -> None:
-        path = write(plain_checkpoint(args={"epochs": 10, **SECRETS}, **{"/home/ada/key": 1}))
+        content = plain_checkpoint(args={"epochs": 10, **SECRETS}, **{"/home/ada/key": 1})
+        path = write(saved(content, folder="ada"))
         made = converted(path, scrub=True)
         data = made.path.read_bytes()
         for secret in (b"ada", b"token123", b"secret.git", b"/home", b"Users", b"0123abcd"):
@@ -366,6 +374,30 @@ class TestScrub:
         assert made.tensors() == tensors(path)
         assert made.report.verdict is Verdict.RESUMABLE
         assert made.value("args.data") == "data.yaml"
+        assert made.value("args.best") == {"last.pt": 0.5, "last.pt-2": 0.25}
+
+    def test_what_is_not_personal_stays(self, write: Write) -> None:
+        args = {
+            "epochs": 10, "env": "CartPole-v1", "branch": "left", "token": "cls", "node": "conv", "owner": "x",
+            "remote": "r", "see": "see http://x/home/a", "url": "https://docs.ultralytics.com/modes/train",
+            "names": {0: "/m/0k4j/car"}, "half": True,
+        }  # fmt: skip
+        path = write(plain_checkpoint(args=args))
+        assert not plan(path, scrub=True).steps
+
+    def test_description_in_safetensors_is_scrubbed_too(self, write: Write) -> None:
+        args = {**ARGS, "save_dir": "/home/ada/runs/x", "data": "/home/ada/data.yaml"}
+        path = write(ultralytics_checkpoint(train_args=args))
+        out = converted(path, path.with_name("w.safetensors"))
+        assert b"/home/ada" in out.path.read_bytes()
+        made = converted(out.path, out.path.with_name("clean.safetensors"), scrub=True)
+        assert b"ada/" not in made.path.read_bytes()
+
+    def test_a_text_that_is_also_out_of_reach_stops_it(self, write: Write) -> None:
+        hidden = b"\xff\xfe /home/ada/secret/run \xff"
+        found = plan(write(plain_checkpoint(args={"dir": "/home/ada/secret/run", "blob": hidden})), scrub=True)
+        assert found.refused is not None
+        assert "can't be looked into" in found.refused
 
     def test_ledger_forgets_what_came_before(self, write: Write) -> None:
         first = converted(write(plain_checkpoint(), "ada-last.pt"), device="cuda:0")

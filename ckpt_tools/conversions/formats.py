@@ -29,7 +29,7 @@ __all__ = ["CHECKS", "SAYS", "WRITERS", "Written", "beside", "format_of", "read_
 
 SAYS = {
     "zip": "written as a zip archive, which torch reads since 1.6",
-    "legacy": "written as a stream of pickles, which every torch reads",
+    "legacy": "written as a stream of pickles, as torch did before 1.6 and reads to this day",
     "safetensors": "written in the safetensors format",
 }
 MARKS = ("conj", "neg")  # bits of a tensor whose values are not the bytes of its storage

@@ -34,7 +34,7 @@ PERHAPS = re.compile(r"_*((.*_)?token(_.*)?|env|environ(ment)?|node|machine|enti
 LIKELY = re.compile(r"@|^\d+(\.\d+){3}|^[\w-]+(\.[\w-]+){2,}$|^(?=\S*\d)(?=\S*[A-Za-z])[\w-]{16,}$")
 GIT = re.compile(r"git(_.*)?", re.I)
 OF_GIT = {"origin", "branch", "commit", "commit_hash", "remote", "root", "sha", "message", "repo"}
-FEW_OF_GIT = 2  # such keys beside one another
+SURE_OF_GIT, FEW_OF_GIT = OF_GIT - {"branch", "remote", "root", "message", "repo"}, 2  # one of these, so many in all
 END = r"(?=[/\\\s'\",;:)\]}]|$)"
 # Inside longer text, in this order.
 INSIDE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
@@ -118,11 +118,13 @@ class _Scrub:
         self.removed: set[str] = set()
         self.weights = {id(part.node) for part in case.found.parts if part.form == "state_dict"}
         self.attributes = set(_attribute_rooms(case.root))
-        self.classes = {(id(room), key) for room, key, _ in class_lists(case)}
+        self.classes = {id(value) for _, _, value in class_lists(case)}
 
     def graph(self, root: Node) -> None:
         """Everything directly inside every mapping, list, set and object."""
         for room in graph(root):
+            if id(room) in self.classes:
+                continue
             if is_mapping(room):
                 self.mapping(room)
             elif isinstance(room, list):
@@ -136,12 +138,13 @@ class _Scrub:
     def mapping(self, room: Node) -> None:
         """A mapping's values, and its keys where they are no names of tensors."""
         pairs = [(k, v) for k, v in pairs_of(room)]
-        git = {key for key, value in pairs if key in OF_GIT and isinstance(value, str)}
+        git = {key for key, value in pairs if isinstance(key, str) and key in OF_GIT and isinstance(value, str)}
+        git = git if len(git) >= FEW_OF_GIT and git & SURE_OF_GIT else set()
         personal = id(room) not in self.attributes
         for key, value in pairs:
-            if (id(room), key) in self.classes:
+            if id(value) in self.classes:
                 continue
-            empty = personal and (self.is_personal(key, value) or (key in git and len(git) >= FEW_OF_GIT))
+            empty = personal and (self.is_personal(key, value) or key in git)
             new = self.emptied(str(key), value) if empty else self.value(str(key), value)
             if new is not value:
                 _set(room, key, new)
