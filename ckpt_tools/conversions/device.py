@@ -82,6 +82,7 @@ def _storages(case: Case, move: Move) -> None:
         node.id = (node.id[0], plain, node.id[2], new, *node.id[4:])
         moved[old, new] += 1
         changed.add(key)
+    case.draft.edited |= bool(moved)
     for (old, new), count in moved.items():
         case.do("device", f"{counted(count, 'tensor')} from {old} to {new}")
     for why, tags in kept.items():

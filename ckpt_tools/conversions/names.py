@@ -123,15 +123,22 @@ def unwrap_modules(case: Case) -> None:
     """Pickled modules taken out of DataParallel and its like."""
     wrapped: dict[str, int] = {}
     for node in graph(case.root):
-        inner = WRAPPERS.get(class_name(node)) if isinstance(node, Call) and node.states else None
-        modules = dict(pairs_of(attributes_of(node).get("_modules"))) if inner else {}
-        if inner in modules:
-            case.draft.swaps[id(node)] = modules[inner]
-            name = class_name(node).rsplit(".", 1)[-1]
+        inner: Node = node
+        while (within := _wrapped(inner)) is not None and within is not node:
+            name = class_name(inner).rsplit(".", 1)[-1]
             wrapped[name] = wrapped.get(name, 0) + 1
+            inner = within
+        if inner is not node:
+            case.draft.swaps[id(node)] = inner
     if wrapped:
         case.draft.edited = True
         case.do("prefix", f"models taken out of {', '.join(wrapped)}")
+
+
+def _wrapped(node: Node) -> Node | None:
+    """The module a wrapper holds; ``None`` where a node is none."""
+    name = WRAPPERS.get(class_name(node)) if isinstance(node, Call) and node.states else None
+    return dict(pairs_of(attributes_of(node).get("_modules"))).get(name) if name else None
 
 
 def rename_classes(case: Case, request: Conversion) -> None:

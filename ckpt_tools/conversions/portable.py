@@ -21,7 +21,8 @@ from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["make_portable", "namespaces_as_dicts"]
 
-PLAIN_CHARACTERS = "?bhilqBHILQefdFDUS"  # numpy's types whose values Python has a type of its own for
+PLAIN_CHARACTERS = "?bhilqBHILQefdUS"  # numpy's types whose values Python has a type of its own for
+LATIN = ("_codecs.encode", "builtins.bytearray", "__builtin__.bytearray")  # what makes bytes of such text
 LONGEST = 1 << 20  # elements of an array that becomes a list
 NAMESPACES = ("argparse.Namespace", "types.SimpleNamespace")
 BUILTIN = {"dict", "list", "set", "tuple", "frozenset", "bool", "int", "float", "complex", "str", "bytes", "bytearray",
@@ -37,7 +38,9 @@ def make_portable(case: Case, request: Conversion) -> None:
     case.settle()
     if case.found.layout.plain_args:
         namespaces_as_dicts(case, request)
-    elif any(isinstance(node, Call) and node.path in NAMESPACES for node in graph(case.root)):
+    elif not request.args_as_dict and any(
+        isinstance(node, Call) and node.path in NAMESPACES for node in graph(case.root)
+    ):
         case.advice.append(
             "a Namespace stays one: the script that wrote it may read its attributes; --args-as-dict makes it a dict"
         )
@@ -63,8 +66,12 @@ def numpy_data(case: Case) -> None:
             continue
         if node.path.endswith("core.multiarray.scalar"):
             held, kind = _scalar(node), "number"
+            staying += held is None
         elif node.path.endswith("core.multiarray._reconstruct"):
             held, kind = _array(node) if id(node) in plain else None, "list"
+            staying += held is None
+        elif node.path.endswith("core.numeric._frombuffer"):
+            held, kind = _buffer(node) if id(node) in plain else None, "list"
             staying += held is None
         else:
             continue
@@ -72,7 +79,9 @@ def numpy_data(case: Case) -> None:
             case.draft.swaps[id(node)] = held[0]
             counts[kind] += 1
     if staying:
-        case.advice.append(f"{staying} numpy arrays stay, inside objects or of types Python has no numbers for")
+        case.advice.append(
+            f"{counted(staying, 'numpy object')} left, inside others or of types Python has no numbers for"
+        )
     if any(counts.values()):
         case.draft.edited = True
         text = " and ".join(counted(count, kind) for kind, count in counts.items() if count)
@@ -109,6 +118,15 @@ def _array(node: Call) -> tuple[Any] | None:
     return (values,) if values is not None else None
 
 
+def _buffer(node: Call) -> tuple[Any] | None:
+    """An array as protocol 5 writes it: ``_frombuffer(bytes, dtype, shape, order)`` (numpy/_core/numeric.py)."""
+    if not (isinstance(node.args, tuple) and len(node.args) == 4 and isinstance(node.args[2], tuple)):
+        return None
+    data, dtype, shape, order = node.args
+    values = _values(dtype, data, shape, fortran=order == "F")
+    return (values,) if values is not None else None
+
+
 def _values(dtype: Node, data: Node, shape: tuple[Any, ...], *, fortran: bool = False) -> Any:
     """Numbers or texts from their bytes; ``None`` where they are not of a plain kind, or too many."""
     import numpy as np
@@ -135,9 +153,9 @@ def _raw(data: Node) -> bytes | None:
         return bytes(data)
     if isinstance(data, Call) and data.path == "__builtin__.bytes" and data.args == ():  # no bytes, before protocol 3
         return b""
-    if isinstance(data, Call) and data.path == "_codecs.encode" and isinstance(data.args, tuple) and data.args:
+    if isinstance(data, Call) and data.path in LATIN and isinstance(data.args, tuple) and data.args:
         text = data.args[0]
-        return text.encode("latin-1", "replace") if isinstance(text, str) else None
+        return text.encode("latin-1", "replace") if isinstance(text, str) else _raw(text)
     return None
 
 

@@ -41,6 +41,7 @@ INSIDE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
     (re.compile(r"\b([a-z][a-z0-9+.-]*)://[^/\s@'\"]+@", re.I), r"\1://"),
     (re.compile(r"\bfile://(/[^\s'\"]+)"), lambda found: "file:" + _last(found[1])),
     (re.compile(r"\b[\w.-]+@[\w.-]+:[\w.~-]*[/.][\w./~-]+"), "repository"),
+    (re.compile(r"\b(https?|ssh|git)://[^\s'\"]+\.git\b"), "repository"),
     (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+"), "mail"),
     (re.compile(r"(?<![\w/.:])(/home|/Users|/data/home|/mnt/home)(/[^/\s'\",;:)]+|" + END + r")"), "~"),
     (re.compile(r"(?<![\w/.:])/root" + END), "~"),
@@ -56,6 +57,7 @@ INSIDE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 HOME = re.compile(r"(/home|/Users|/data/home|/mnt/home)(/[^/]+)?/?|/root/?|[A-Za-z]:[\\/]+Users([\\/]+[^\\/]+)?[\\/]?")
 LONGEST_PATH, LONGEST_TEXT = 4096, 64 << 20  # characters
 TELLING, LONGEST_SEARCHED = 6, 1 << 16  # characters of a text, bytes of a storage that is looked into
+TEXT_CALLS = ("_codecs.encode", "__builtin__.bytearray", "builtins.bytearray")  # bytes, before protocols 3 and 5
 OWN_CODE = ("torch.", "numpy.", "_codecs.", "collections.")
 
 
@@ -65,6 +67,8 @@ def scrub(case: Case, request: Conversion) -> None:
     case.settle()
     work = _Scrub(case)
     work.graph(case.root)
+    if work.emptied_texts:  # they may stand in other texts, too
+        work.graph(case.root)
     if case.beside is not None:
         case.beside = work.plain("", case.beside)
     container = case.draft.checkpoint.container
@@ -97,7 +101,9 @@ def _last(path: str) -> str:
 
 def left_in(case: Case, archive: JoinedSource, sidecars: Iterator[bytes]) -> str:
     """A text that was taken out and is in the result all the same, in a place that can't be looked into."""
-    texts = [text for text in case.removed if len(text) >= TELLING and re.search(r"[/\\@]", text)]
+    texts = [
+        text for text in case.removed if len(text) >= TELLING and (re.search(r"[/\\@]", text) or LIKELY.search(text))
+    ]
     sought = {text: (text.encode("utf-8", "surrogatepass"), json.dumps(text)[1:-1].encode()) for text in texts}
     small = (
         s.source for s in archive.stretches if isinstance(s.source, BytesSource) or s.source.size < LONGEST_SEARCHED
@@ -118,6 +124,7 @@ class _Scrub:
         self.removed: set[str] = set()
         self.weights = {id(part.node) for part in case.found.parts if part.form == "state_dict"}
         self.attributes = set(_attribute_rooms(case.root))
+        self.emptied_texts: set[str] = set()
         self.classes = {id(value) for _, _, value in class_lists(case)}
 
     def graph(self, root: Node) -> None:
@@ -131,7 +138,7 @@ class _Scrub:
                 room[:] = [self.value("", value) for value in room]
             elif isinstance(room, SetNode):
                 room.items = [self.value("", value) for value in room.items]
-            elif isinstance(room, Call) and not room.path.startswith(OWN_CODE):
+            elif isinstance(room, Call) and (room.path in TEXT_CALLS or not room.path.startswith(OWN_CODE)):
                 room.args = self.value("", room.args)
                 room.states = [self.value("", state) for state in room.states] if room.states else room.states
 
@@ -191,6 +198,7 @@ class _Scrub:
             return value
         self.found[cleaned(key)] = None
         self.removed.update(texts)
+        self.emptied_texts |= {text for text in texts if len(text) >= TELLING and LIKELY.search(text)}
         if is_mapping(value):
             return dict.fromkeys(inner for inner, _ in pairs_of(value))
         return type(value)() if isinstance(value, (list, tuple)) else None
@@ -208,6 +216,8 @@ class _Scrub:
 
     def text(self, key: str, value: str) -> str:
         new = self.json(value) if value[:1] in ("{", "[") else cleaned(value)
+        for text in self.emptied_texts:
+            new = new.replace(text, "…")
         if new == value:
             return value
         self.found[cleaned(key) or "texts"] = None

@@ -156,8 +156,9 @@ class Case:
                 self.advice.append(f"the scheduler stays where it was, at epoch {self.found.epoch} of the file")
 
     def settle(self) -> None:
-        """Read what the file would be now."""
-        self.draft = self.draft.read(str(self.output))
+        """Read what the file would be now, if it would be another."""
+        if self.draft.touched:
+            self.draft = self.draft.read(str(self.output))
 
     def plan_parts(self, original: Holding, gone: Outcome = Outcome.LOST) -> list[PartPlan]:
         """What becomes of each part, those that are lost (or ``gone`` in another way) last."""

@@ -48,6 +48,7 @@ class Draft:
     alive: list[Node] = field(default_factory=list)
     edited: bool = False
     keep_corrupt: bool = False
+    settled: bool = False  # it was read from what another draft would write
     bare: bool = False  # nothing but what torch needs is written, below a root without a name of its own
 
     def __post_init__(self) -> None:
@@ -57,6 +58,11 @@ class Draft:
         pickle = self.checkpoint.pickle
         if pickle is None or pickle.trouble is not None:
             self.edited = True
+
+    @property
+    def touched(self) -> bool:
+        """Whether it may differ from what was read; a file as it was found does, by being no draft yet."""
+        return not self.settled or self.edited or bool(self.swaps or self.made or self.owners)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -93,7 +99,7 @@ class Draft:
         content = scan_content(made, only=unknown)
         content.peaks.update(peaks)
         content.checksums.update((member.name.split("/", 1)[1], member.crc) for member in contents)
-        return Draft(Holding(made, content), keep_corrupt=self.keep_corrupt)
+        return Draft(Holding(made, content), keep_corrupt=self.keep_corrupt, settled=True)
 
     @property
     def archive(self) -> JoinedSource:
