@@ -239,7 +239,7 @@ class TestPrecision:
         assert found.needs_consent
         assert texts == [
             "model_state_dict: 2 values are too large for float16 and become infinite",
-            "model_state_dict: 1 values are too small for float16 and become zero",
+            "model_state_dict: 1 value is too small for float16 and becomes zero",
         ]
         assert found.expected is Verdict.INCOMPLETE
         assert not plan(path, dtype="bfloat16").needs_consent

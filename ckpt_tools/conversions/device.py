@@ -21,7 +21,7 @@ from ckpt_tools.plans.edits import graph, put
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["move_devices"]
+__all__ = ["move_devices", "move_tensors"]
 
 Move = Callable[[str], str]
 # Element types a device can't hold (torch 2.14: aten/src/ATen/mps; fp8 and double are refused there).
@@ -38,8 +38,8 @@ TO_DEVICE = ("torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._re
 
 def move_devices(case: Case, request: Conversion) -> None:
     """Retag what lies on a device; what can't be there, or must stay on the CPU, stays and is named."""
+    move_tensors(case, request)
     move = _moves(request)
-    _storages(case, move)
     _objects(case, move)
     _groups(case, request)
     _arguments(case, move)
@@ -58,8 +58,9 @@ def _moves(request: Conversion) -> Move:
     return move
 
 
-def _storages(case: Case, move: Move) -> None:
-    on_cpu = _on_cpu(case)
+def move_tensors(case: Case, request: Conversion, told: bool = True) -> None:
+    """Retag storages alone; with ``told`` as a step of the plan."""
+    move, on_cpu = _moves(request), _on_cpu(case)
     held = case.draft.checkpoint.storages
     moved: Counter[tuple[str, str]] = Counter()
     kept: dict[str, Counter[str]] = {}
@@ -83,13 +84,15 @@ def _storages(case: Case, move: Move) -> None:
         moved[old, new] += 1
         changed.add(key)
     case.draft.edited |= bool(moved)
+    _note_parts(case, changed)
+    if not told:
+        return
     for (old, new), count in moved.items():
         case.do("device", f"{counted(count, 'tensor')} from {old} to {new}")
     for why, tags in kept.items():
         held_back = sum(tags.values())
         stay = "stays" if held_back == 1 else "stay"
         case.advice.append(f"{counted(held_back, 'tensor')} {stay} on {few(sorted(tags))}: {why}")
-    _note_parts(case, changed)
 
 
 def _note_parts(case: Case, keys: set[str]) -> None:

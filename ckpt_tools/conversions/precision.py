@@ -22,7 +22,7 @@ from ckpt_tools.source import Source
 from ckpt_tools.tensors import DTYPES, Dtype, StorageRef, TensorRef
 from ckpt_tools.tensors.dtypes import storage_class
 
-__all__ = ["Tally", "cast_tensors", "change_precision", "floating_tensors"]
+__all__ = ["Tally", "cast_tensors", "change_precision", "floating_tensors", "report_range"]
 
 READERS = 2  # threads: casting lets others run
 # The types values are cast between: their digits of the significand and of the exponent, in bits.
@@ -61,11 +61,17 @@ def _report(case: Case, part: Part, dtype: str, tally: Tally) -> None:
     where = part.path or part.role
     exact = "" if tally.rounded else ", exactly"
     case.do("dtype", f"{where}: {counted(tally.tensors, 'tensor')} to {dtype}{exact}", loss=tally.rounded, consent=True)
-    counts = [(tally.overflow, f"values are too large for {dtype} and become infinite"),
-              (tally.underflow, f"values are too small for {dtype} and become zero")]  # fmt: skip
+    report_range(case, part, dtype, tally)
+
+
+def report_range(case: Case, part: Part, dtype: str, tally: Tally, underflow: bool = True) -> None:
+    """Steps for values that do not fit, which need a word."""
+    counts = [(tally.overflow, f"too large for {dtype} and becomes infinite"),
+              (tally.underflow if underflow else 0, f"too small for {dtype} and becomes zero")]  # fmt: skip
     for count, words in counts:
         if count:
-            case.do("range", f"{where}: {count} {words}", loss=True)
+            one, many = f"value is {words}", f"values are {words.replace('becomes', 'become')}"
+            case.do("range", f"{part.path or part.role}: {count} {one if count == 1 else many}", loss=True)
 
 
 def floating_tensors(case: Case, part: Part) -> dict[str, TensorRef]:

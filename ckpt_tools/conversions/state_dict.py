@@ -105,6 +105,8 @@ def described(case: Case, part: Part) -> dict[str, Any]:
     if isinstance(told.get("names"), (dict, list)):
         told.setdefault("nc", len(told["names"]))  # a classifier has no attribute of that name
     args = {key: value_of(value, LONGEST) for key, value in found.args.items()}
+    if isinstance(args.get("task"), str):
+        told.setdefault("task", args["task"])
     return {
         "schema": "ckpt-tools/weights/1",
         "tool": f"ckpt-tools {__version__}",

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from ckpt_tools.checks.names import few
-from ckpt_tools.conversions.device import move_devices
-from ckpt_tools.conversions.precision import cast_tensors, floating_tensors
+from ckpt_tools.conversions.device import move_tensors
+from ckpt_tools.conversions.precision import cast_tensors, floating_tensors, report_range
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
@@ -154,11 +154,9 @@ def _finish(case: Case, request: Conversion, null: list[str], head: dict[str, li
             call.args = (call.args[0], False, *call.args[2:])
     if request.dtype is None:
         tensors = [*floating_tensors(case, part).values(), *_head_tensors(case, part, head)]
-        cast_tensors(case, tensors, DTYPES["float16"], {})
+        report_range(case, part, "float16", cast_tensors(case, tensors, DTYPES["float16"], {}), underflow=False)
     if request.device is None and not request.devices:
-        before = len(case.steps)
-        move_devices(case, Conversion(device="cpu"))
-        del case.steps[before:]  # they are part of the strip
+        move_tensors(case, Conversion(device="cpu"), told=False)
 
 
 def _head_tensors(case: Case, part: Part, names: Mapping[str, list[str]]) -> Iterator[TensorRef]:

@@ -613,10 +613,9 @@ def test_values_out_of_range_are_counted_and_need_a_word(part: str, dtype: str, 
         plan = planned.plan
     assert plan.needs_consent
     large, small = (sum(counts) for counts in zip(*(lost(tensor, dtype) for tensor in cast_ones(content[part]))))
-    assert [step.text for step in plan.steps if step.name == "range"] == [
-        f"{part}: {large} values are too large for {dtype} and become infinite",
-        f"{part}: {small} values are too small for {dtype} and become zero",
-    ]
+    told = [step.text for step in plan.steps if step.name == "range"]
+    assert [text.split()[:2] for text in told] == [[f"{part}:", str(large)], [f"{part}:", str(small)]]
+    assert [("infinite" in text, "zero" in text) for text in told] == [(True, False), (False, True)]
 
 
 def cast_ones(content: Any) -> list[Any]:

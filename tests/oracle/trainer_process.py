@@ -254,86 +254,9 @@ def strip(job: Job) -> Outcome:
     return {"kind": "stripped"}
 
 
-def compare(job: Job) -> Outcome:
-    """Where two files, loaded as plain ``torch.load`` does on this machine, differ; ``ignore`` are top-level keys."""
-    import torch
-
-    one, other = (torch.load(job[name]) for name in ("one", "other"))
-    if job["ignore"]:
-        one, other = ({key: value for key, value in held.items() if key not in job["ignore"]} for held in (one, other))
-    return {"kind": "compared", "message": _apart(one, other, "", {})}
-
-
-def _apart(one: Any, other: Any, place: str, seen: dict[int, Any]) -> str:
-    """The first place at which two objects differ, in type, order of keys, value, or anything a tensor has."""
-    import torch
-
-    if type(one) is not type(other):
-        return f"{place}: {type(one).__name__} and {type(other).__name__}"
-    if id(one) in seen:
-        return ""
-    seen[id(one)] = one
-    if isinstance(one, torch.Tensor):
-        told = [(t.dtype, t.shape, t.stride(), t.device, t.requires_grad, vars(t)) for t in (one, other)]
-        same = told[0] == told[1] and bits(one) == bits(other)
-        return "" if same else f"{place}: {told[0]} and {told[1]}"
-    if isinstance(one, (torch.Size, str, bytes, int, float, bool, type(None))):
-        return "" if one == other or (one != one and other != other) else f"{place}: {one!r} and {other!r}"
-    if isinstance(one, dict):
-        if list(one) != list(other):
-            return f"{place}: keys {list(one)} and {list(other)}"
-        return next(filter(None, (_apart(one[key], other[key], f"{place}.{key}", seen) for key in one)), "")
-    if isinstance(one, (list, tuple)):
-        if len(one) != len(other):
-            return f"{place}: {len(one)} and {len(other)} entries"
-        return next(filter(None, (_apart(a, b, f"{place}.{n}", seen) for n, (a, b) in enumerate(zip(one, other)))), "")
-    if hasattr(one, "__dict__"):
-        return _apart(vars(one), vars(other), place, seen)
-    return "" if one == other else f"{place}: {one!r} and {other!r}"
-
-
-def bits(tensor: Any) -> bytes:
-    """The raw bytes of a tensor's values."""
-    import torch
-
-    return bytes(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
-
-
-def rebuild(job: Job) -> Outcome:
-    """Build a model from the description beside a state dict, and hold its predictions against the checkpoint's."""
-    import torch
-    from ultralytics.nn import tasks
-
-    checkpoint = torch.load(job["checkpoint"])
-    saved = (checkpoint.get("ema") or checkpoint["model"]).float().eval()
-    weights = torch.load(job["weights"], weights_only=True)
-    with open(job["description"], encoding="utf-8") as file:
-        told = json.load(file)
-    built = getattr(tasks, type(saved).__name__)(told["yaml"], nc=told["nc"], verbose=False).eval()
-    built.load_state_dict(weights, strict=True)
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        one, other = _tensors(saved(image)), _tensors(built.float()(image))
-    same = len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other))
-    names = {str(number): name for number, name in saved.names.items()}
-    told_right = told["names"] == names and [float(s) for s in told["stride"]] == saved.stride.tolist()
-    return {"kind": "rebuilt", "same": same, "described": told_right, "outputs": len(one), "args": told["args"]}
-
-
-def _tensors(outputs: Any) -> list[Any]:
-    """All tensors in what a model returned."""
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    if isinstance(outputs, (list, tuple)):
-        return [tensor for inner in outputs for tensor in _tensors(inner)]
-    return [outputs]
-
-
 JOBS = {
     "accepts": accepts,
     "arguments": arguments,
-    "compare": compare,
-    "rebuild": rebuild,
     "strip": strip,
     "train": train,
     "edit": edit,
