@@ -80,7 +80,7 @@ def numpy_data(case: Case) -> None:
             counts[kind] += 1
     if staying:
         case.advice.append(
-            f"{counted(staying, 'numpy object')} left, inside others or of types Python has no numbers for"
+            f"{counted(staying, 'numpy object')} stay as they are, inside others or of types Python has no numbers for"
         )
     if any(counts.values()):
         case.draft.edited = True
