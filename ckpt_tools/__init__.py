@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckpt_tools.plans.apply import Planned
     from ckpt_tools.verbs.convert import plan_convert
     from ckpt_tools.verbs.diff import Comparison, diff
+    from ckpt_tools.verbs.latest import Newest, latest
     from ckpt_tools.verbs.repair import plan_repair
     from ckpt_tools.verbs.verify import Report, verify
 
@@ -26,6 +27,7 @@ __all__ = [
     "Comparison",
     "Conversion",
     "Finding",
+    "Newest",
     "OpenCheckpoint",
     "Plan",
     "Planned",
@@ -36,6 +38,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "diff",
+    "latest",
     "open",
     "plan_convert",
     "plan_repair",
@@ -58,6 +61,8 @@ _HOMES = {
     "plan_repair": "ckpt_tools.verbs.repair",
     "Comparison": "ckpt_tools.verbs.diff",
     "diff": "ckpt_tools.verbs.diff",
+    "Newest": "ckpt_tools.verbs.latest",
+    "latest": "ckpt_tools.verbs.latest",
     "Report": "ckpt_tools.verbs.verify",
     "verify": "ckpt_tools.verbs.verify",
 }

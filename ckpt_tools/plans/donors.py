@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
 from ckpt_tools.checks.consistency import spelled_as
@@ -16,11 +14,11 @@ from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.checks.repaired import records
 from ckpt_tools.findings import CkptError, Verdict, decide
 from ckpt_tools.layouts import Part, Recognised
-from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.plans.holdings import Holding
+from ckpt_tools.runs import trained_epoch
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["Donor", "Judge", "aligned", "misfit", "read_results"]
+__all__ = ["Donor", "Judge", "aligned", "misfit"]
 
 Judge = Callable[[Checkpoint], Verdict | None]
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, which the model it averages has not
@@ -113,41 +111,3 @@ def misfit(ours: Part, theirs: Part) -> str:
         name = kinds[0]
         return f"the types of {few(kinds)} differ ({other[name].dtype} for {ours.tensors[name].dtype})"
     return ""
-
-
-def trained_epoch(found: Recognised, path: Path) -> int | None:
-    """The last finished epoch of a stripped file: the row of its results its metrics are from, for last.pt the last.
-
-    ultralytics stores the table of all epochs in both stripped files, and in best.pt the metrics of its own.
-    """
-    results = {k: v for k, v in dict_of(found.value("train_results")).items() if isinstance(v, list) and v}
-    rows = max(map(len, results.values()), default=0)
-    if not rows:
-        return None
-    metrics = {key: plain(value) for key, value in dict_of(found.value("train_metrics")).items()}
-    shared = [key for key in results if isinstance(metrics.get(key), float) and len(results[key]) == rows]
-    same = [row for row in range(rows) if shared and all(_close(results[key][row], metrics[key]) for key in shared)]
-    if path.name.startswith("last"):
-        return rows - 1
-    return same[0] if len(same) == 1 else None
-
-
-def _close(listed: Any, exact: Any) -> bool:
-    """Whether a value is one of the table's, which has five or six significant digits."""
-    return isinstance(listed, (int, float)) and abs(listed - exact) <= 1e-4 * max(abs(exact), 1e-3) + 6e-6
-
-
-def read_results(path: Path) -> int:
-    """The last finished epoch, counted from 0, of a results.csv; raises ``CkptError`` where there is none in it.
-
-    ultralytics counts the column from 0 up to 8.0.x and from 1 since, yolov5 from 0.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [{key.strip(): value for key, value in row.items() if key} for row in csv.DictReader(file)]
-        epochs = [int(float(row["epoch"])) for row in rows if (row.get("epoch") or "").strip()]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise CkptError(f"{path} is no results.csv of a training run: {error}; pass --epoch N") from error
-    if not epochs:
-        raise CkptError(f"{path} lists no epoch; pass --epoch N")
-    return max(epochs) - (0 if min(epochs) == 0 else 1)

@@ -34,7 +34,8 @@ from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request, resumes_at
 from ckpt_tools.plans.phases import NEIGHBOURS, PHASES, extends, missing_parts
-from ckpt_tools.verbs.verify import Report, checkpoints_in, verify_checkpoint
+from ckpt_tools.runs import checkpoints_in
+from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["choose_file", "plan_repair", "repaired_name"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckpt_tools.checkpoint import CHECKPOINT_NAMES, Checkpoint, open_checkpoint
+from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
 from ckpt_tools.checks.consistency import check_consistency
 from ckpt_tools.checks.content import Content, check_checksums, scan_content
 from ckpt_tools.checks.context import Context, Target
@@ -23,9 +23,10 @@ from ckpt_tools.checks.safety import check_unknown_code
 from ckpt_tools.checks.storages import check_storages
 from ckpt_tools.checks.training import check_training, is_weights
 from ckpt_tools.findings import CkptError, Finding, Verdict, decide, finding
+from ckpt_tools.runs import checkpoints_in
 from ckpt_tools.source import FileSource
 
-__all__ = ["Report", "checkpoints_in", "parse_target", "verify", "verify_checkpoint"]
+__all__ = ["Report", "parse_target", "verify", "verify_checkpoint"]
 
 ATTEMPTS = 3  # readings of a file that keeps changing
 PAUSE = 0.3  # seconds before the second reading; twice that before the third
@@ -271,19 +272,6 @@ def _name_sibling(report: Report, context: Context) -> None:
         remedy = f"ckpt verify {shlex.quote(best[1])}"
         shown = "unknown" if best[2] is None else best[2]
         report.findings.append(finding("sibling", name=Path(best[1]).name, epoch=shown, remedy=remedy))
-
-
-def checkpoints_in(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """The checkpoints directly in a folder with their status, the newest first; none where it can't be read."""
-    found: list[tuple[Path, os.stat_result]] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.lower().endswith(CHECKPOINT_NAMES) and entry.is_file():
-                    found.append((folder / entry.name, entry.stat()))
-    except OSError:
-        return []
-    return sorted(found, key=lambda item: (-item[1].st_mtime_ns, item[0].name))
 
 
 def _neighbours(path: str) -> list[tuple[str, int, int]]:

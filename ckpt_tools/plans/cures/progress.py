@@ -7,9 +7,9 @@ from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.arguments import save_dir
-from ckpt_tools.plans.donors import read_results
 from ckpt_tools.plans.grafts import fitting, graft_args, graft_module
 from ckpt_tools.plans.model import Outcome
+from ckpt_tools.runs import read_results, trained_epoch
 
 __all__ = [
     "ema_counter",
@@ -95,8 +95,6 @@ def epoch_missing(case: Case) -> None:
     """The epoch from the stored results, or results.csv for last.pt; else it must be said."""
     if epoch_asked_for(case):
         return
-    from ckpt_tools.plans.donors import trained_epoch
-
     path = case.draft.checkpoint.path
     epoch = trained_epoch(case.found, case.original)
     table = next((f for f in (path.parent / "results.csv", path.parent.parent / "results.csv") if f.is_file()), None)
