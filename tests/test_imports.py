@@ -43,7 +43,8 @@ ROOMS: dict[str, set[str]] = {
     "verbs.repair": {
         *("findings", "source", "container", "checkpoint", "checks", "configs", "runs", "plans", "verbs.verify"),
     },
-    "verbs.latest": {"findings", "checkpoint", "checks", "layouts", "runs", "verbs.verify"},
+    "verbs.glance": {"findings", "checkpoint", "checks", "layouts", "runs", "verbs.verify"},
+    "verbs.latest": {"findings", "checks", "runs", "verbs.glance", "verbs.verify"},
     "verbs.convert": {"findings", "source", "checkpoint", "checks", "plans", "conversions", "verbs.verify"},
     "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},

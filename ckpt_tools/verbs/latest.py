@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
-from ckpt_tools.checkpoint import open_checkpoint
-from ckpt_tools.checks.context import Context, Target
+from ckpt_tools.checks.context import Target
 from ckpt_tools.findings import CkptError, Verdict
-from ckpt_tools.layouts.metrics import metrics_of
-from ckpt_tools.runs import Run, find_runs, trained_epoch
-from ckpt_tools.verbs.verify import Report, verify, verify_checkpoint
+from ckpt_tools.runs import Run, find_runs
+from ckpt_tools.verbs.glance import Glance, best_first, glance
+from ckpt_tools.verbs.verify import Report, verify
 
-__all__ = ["FITNESS", "Newest", "latest"]
-
-FITNESS = "fitness"  # what YOLO trainers choose best.pt by
-LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "wer", "cer", "perplexity", "fid")
+__all__ = ["Newest", "latest"]
 
 
 @dataclass
@@ -34,17 +28,6 @@ class Newest:
     finished: bool = False
     reason: str = ""
     passed: list[tuple[Path, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A file as its structure tells: the report, the last epoch it finished (-1: unknown), when it was written."""
-
-    path: Path
-    report: Report
-    epoch: int
-    modified: int
-    metrics: dict[str, Any]
 
 
 def latest(
@@ -82,26 +65,18 @@ def latest(
     return outcome
 
 
-def _candidates(run: Run, outcome: Newest, target: Target | None) -> list[_Candidate]:
+def _candidates(run: Run, outcome: Newest, target: Target | None) -> list[Glance]:
     """Every file of a run that can be read, by its structure alone."""
     found = []
     for path, status in run.files:
         try:
-            with open_checkpoint(path) as checkpoint:
-                report = verify_checkpoint(checkpoint, Context(quick=True, target=target), siblings=False)
-                known = checkpoint.recognised
-                epoch = known.epoch if known is not None else None
-                if known is not None and (epoch is None or epoch < 0):
-                    epoch = trained_epoch(known, path)
-                metrics = metrics_of(known) if known is not None else {}
+            found.append(glance(path, status, target))
         except CkptError as error:
             outcome.passed.append((path, str(error)))
-            continue
-        found.append(_Candidate(path, report, -1 if epoch is None else epoch, status.st_mtime_ns, metrics))
-    return sorted(found, key=lambda one: (one.epoch, one.modified), reverse=True)
+    return sorted(found, key=lambda one: one.order, reverse=True)
 
 
-def _over(candidates: list[_Candidate]) -> _Candidate | None:
+def _over(candidates: list[Glance]) -> Glance | None:
     """The file that says that the run is over: finished, and neither older nor less trained than what could go on."""
     finished = [one for one in candidates if one.report.verdict is Verdict.FINISHED]
     going_on = [one for one in candidates if one.report.verdict is Verdict.RESUMABLE]
@@ -112,7 +87,7 @@ def _over(candidates: list[_Candidate]) -> _Candidate | None:
 
 
 def _first(
-    candidates: list[_Candidate],
+    candidates: list[Glance],
     outcome: Newest,
     purpose: str,
     best: str | None,
@@ -120,7 +95,7 @@ def _first(
     target: Target | None,
 ) -> tuple[Path, Report] | None:
     """The first file, in the order asked for, that verifies with every byte read (or by structure, if ``quick``)."""
-    for one in _by_metric(candidates, best) if best is not None else candidates:
+    for one in best_first(candidates, best) if best is not None else candidates:
         report = one.report
         if report.allows(purpose) and not quick:
             try:
@@ -132,19 +107,6 @@ def _first(
             return one.path, report
         outcome.passed.append((one.path, f"{report.verdict}: {_why(report)}"))
     return None
-
-
-def _by_metric(candidates: list[_Candidate], best: str) -> list[_Candidate]:
-    """Candidates that have a metric, the best first; of equal ones the newest."""
-    names = {name for one in candidates for name in one.metrics}
-    name = best if best in names else next((held for held in sorted(names) if best in held), None)
-    values = [(one.metrics.get(name), one) for one in candidates] if name is not None else []
-    known = [(value, one) for value, one in values if isinstance(value, (int, float)) and isfinite(value)]
-    if not known and candidates:
-        listed = ", ".join(sorted(names)) or "none"
-        raise CkptError(f"--best {best}: no checkpoint has such a metric; there are: {listed}")
-    down = any(word in str(name).lower() for word in LOWER_IS_BETTER)
-    return [one for _, one in sorted(known, key=lambda pair: pair[0] if down else -pair[0])]
 
 
 def _why(report: Report) -> str:

@@ -1,0 +1,63 @@
+"""A file of a run as its structure tells: what ``latest`` and ``prune`` choose by, before any tensor is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ckpt_tools.checkpoint import open_checkpoint
+from ckpt_tools.checks.context import Context, Target
+from ckpt_tools.findings import CkptError
+from ckpt_tools.layouts.metrics import metrics_of
+from ckpt_tools.runs import results_of, trained_epoch
+from ckpt_tools.verbs.verify import Report, verify_checkpoint
+
+__all__ = ["Glance", "best_first", "glance"]
+
+LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "wer", "cer", "perplexity", "fid")  # words in names of metrics
+
+
+@dataclass(frozen=True)
+class Glance:
+    """The verdict by structure, the last epoch it finished (-1: unknown), when it was written, and its metrics."""
+
+    path: Path
+    report: Report
+    epoch: int
+    status: os.stat_result
+    metrics: dict[str, Any]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The newest is the one with the largest: by epoch, then by time of writing."""
+        return self.epoch, self.status.st_mtime_ns
+
+
+def glance(path: Path, status: os.stat_result, target: Target | None = None, results: Path | None = None) -> Glance:
+    """Look at a file; metrics it does not hold are those of its epoch in ``results``. Raises ``CkptError``."""
+    with open_checkpoint(path) as checkpoint:
+        report = verify_checkpoint(checkpoint, Context(quick=True, target=target), siblings=False)
+        found = checkpoint.recognised
+        epoch = found.epoch if found is not None else None
+        if found is not None and (epoch is None or epoch < 0):
+            epoch = trained_epoch(found, path)
+        metrics = metrics_of(found) if found is not None else {}
+    if results is not None and epoch is not None:
+        metrics = {**results_of(results).get(epoch, {}), **metrics}
+    return Glance(path, report, -1 if epoch is None else epoch, status, metrics)
+
+
+def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:
+    """Those that have a metric, the best first; of equal ones in the order given. Raises ``CkptError`` where none has."""
+    names = {name for one in files for name in one.metrics}
+    name = metric if metric in names else next((held for held in sorted(names) if metric in held), None)
+    values = [(one.metrics.get(name), one) for one in files] if name is not None else []
+    known = [(value, one) for value, one in values if isinstance(value, (int, float)) and isfinite(value)]
+    if not known and files:
+        raise CkptError(f"no checkpoint has a metric {metric}; there are: {', '.join(sorted(names)) or 'none'}")
+    down = any(word in str(name).lower() for word in LOWER_IS_BETTER)
+    return [one for _, one in sorted(known, key=lambda pair: pair[0] if down else -pair[0])]
