@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckpt_tools.verbs.convert import plan_convert
     from ckpt_tools.verbs.diff import Comparison, diff
     from ckpt_tools.verbs.latest import Newest, latest
+    from ckpt_tools.verbs.prune import Pruning, Rules, plan_prune
     from ckpt_tools.verbs.repair import plan_repair
     from ckpt_tools.verbs.verify import Report, verify
 
@@ -31,8 +32,10 @@ __all__ = [
     "OpenCheckpoint",
     "Plan",
     "Planned",
+    "Pruning",
     "Report",
     "Request",
+    "Rules",
     "Severity",
     "Tensor",
     "Verdict",
@@ -41,6 +44,7 @@ __all__ = [
     "latest",
     "open",
     "plan_convert",
+    "plan_prune",
     "plan_repair",
     "verify",
 ]
@@ -59,6 +63,9 @@ _HOMES = {
     "Request": "ckpt_tools.plans",
     "plan_convert": "ckpt_tools.verbs.convert",
     "plan_repair": "ckpt_tools.verbs.repair",
+    "Pruning": "ckpt_tools.verbs.prune",
+    "Rules": "ckpt_tools.verbs.prune",
+    "plan_prune": "ckpt_tools.verbs.prune",
     "Comparison": "ckpt_tools.verbs.diff",
     "diff": "ckpt_tools.verbs.diff",
     "Newest": "ckpt_tools.verbs.latest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ ROOMS: dict[str, set[str]] = {
     "verbs.glance": {"findings", "checkpoint", "checks", "layouts", "runs", "verbs.verify"},
     "verbs.latest": {"findings", "checks", "runs", "verbs.glance", "verbs.verify"},
     "verbs.convert": {"findings", "source", "checkpoint", "checks", "plans", "conversions", "verbs.verify"},
+    "verbs.prune": {"findings", "runs", "verbs.glance", "verbs.verify"},
     "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }
@@ -98,7 +100,8 @@ def test_a_quick_look_loads_no_numpy(write: Write, environment: Mapping[str, str
         ["repair", "PATH", "--set", "epochs=9", "--dry-run", "--json"],
         ["convert", "PATH", "--device", "cuda:0", "--dtype", "float16", "--portable", "--scrub", "--dry-run"],
         ["convert", "PATH", "--to", "safetensors", "--dry-run", "--json"],
-        ["latest", "."],
+        ["latest", "FOLDER"],
+        ["prune", "FOLDER", "--keep-last", "1"],
         ["diff", "PATH", "epochs=5"],
         ["diff", "PATH", "PATH", "--values", "--json"],
     ],
@@ -108,7 +111,8 @@ def test_no_command_loads_torch_or_a_trainer(
     arguments: list[str], write: Write, environment: Mapping[str, str]
 ) -> None:
     path = str(write(ultralytics_checkpoint()))
-    filled = [path if argument == "PATH" else argument for argument in arguments]
+    names = {"PATH": path, "FOLDER": os.path.dirname(path)}
+    filled = [names.get(argument, argument) for argument in arguments]
     assert loaded(COMMAND, HEAVY, environment, *filled) == set()
 
 

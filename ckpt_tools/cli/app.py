@@ -13,6 +13,7 @@ from ckpt_tools.cli.explain import explain
 from ckpt_tools.cli.guard import guarded
 from ckpt_tools.cli.inspect import inspect
 from ckpt_tools.cli.latest import latest
+from ckpt_tools.cli.prune import prune
 from ckpt_tools.cli.repair import repair
 from ckpt_tools.cli.verify import verify
 
@@ -47,5 +48,6 @@ app.command("inspect")(guarded(inspect))
 app.command("diff")(guarded(diff))
 app.command("repair")(guarded(repair))
 app.command("convert")(guarded(convert))
+app.command("prune")(guarded(prune))
 app.command("latest")(guarded(latest))
 app.command("explain")(guarded(explain))

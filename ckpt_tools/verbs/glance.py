@@ -52,7 +52,7 @@ def glance(path: Path, status: os.stat_result, target: Target | None = None, res
 
 
 def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:
-    """Those that have a metric, the best first; of equal ones in the order given. Raises ``CkptError`` where none has."""
+    """Those that have a metric, the best first; equal ones as given. Raises ``CkptError`` where none has it."""
     names = {name for one in files for name in one.metrics}
     name = metric if metric in names else next((held for held in sorted(names) if metric in held), None)
     values = [(one.metrics.get(name), one) for one in files] if name is not None else []

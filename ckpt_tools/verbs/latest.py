@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,9 +82,18 @@ def _over(candidates: list[Glance]) -> Glance | None:
     finished = [one for one in candidates if one.report.verdict is Verdict.FINISHED]
     going_on = [one for one in candidates if one.report.verdict is Verdict.RESUMABLE]
     for one in finished:
-        if all(one.epoch >= other.epoch if one.epoch >= 0 else one.modified >= other.modified for other in going_on):
+        key: Callable[[Glance], int] = _epoch if one.epoch >= 0 else _written
+        if all(key(one) >= key(other) for other in going_on):
             return one
     return None
+
+
+def _epoch(one: Glance) -> int:
+    return one.epoch
+
+
+def _written(one: Glance) -> int:
+    return one.status.st_mtime_ns
 
 
 def _first(

@@ -1,0 +1,311 @@
+"""``prune``: which files of a run stay, each with why, and which go; nothing goes before what stays was verified."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.runs import Run, find_runs, is_backup
+from ckpt_tools.verbs.glance import Glance, best_first, glance
+from ckpt_tools.verbs.verify import verify
+
+__all__ = ["Entry", "Pruning", "Rules", "RunPlan", "plan_prune"]
+
+SETTLED = 60  # seconds after the last write before a file may go
+OURS = ("last", "best")  # what trainers write over and over under these names stays
+LEFT_ALONE = {
+    Verdict.DAMAGED: "damaged: `ckpt repair` may need it",
+    Verdict.UNSAFE: "unsafe, so not ours to judge",
+    Verdict.FOREIGN: "no checkpoint",
+}
+KEEP, REMOVE, LEAVE = "keep", "remove", "leave"
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What stays. ``best`` is a metric and how many; ``within`` is in seconds, ``max_size`` in bytes, of all runs.
+
+    ``last`` and ``best`` count epochs, so that two files of one epoch stay or go together.
+    """
+
+    last: int | None = None
+    best: tuple[str, int] | None = None
+    every: int | None = None
+    within: float | None = None
+    max_size: int | None = None
+
+    @property
+    def any(self) -> bool:
+        return any(value is not None for value in (self.last, self.best, self.every, self.within, self.max_size))
+
+
+@dataclass
+class Entry:
+    """One file: what is to become of it and why; ``done`` once it is gone, ``error`` where it could not go."""
+
+    path: Path
+    action: str
+    reasons: list[str]
+    size: int = 0
+    epoch: int | None = None
+    verdict: str | None = None
+    status: os.stat_result | None = None
+    done: bool = False
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("action", "reasons", "size", "epoch", "verdict", "done", "error")
+        return {"path": str(self.path), **{name: getattr(self, name) for name in names}}
+
+
+@dataclass
+class RunPlan:
+    """A run with all its files, the newest first."""
+
+    folder: Path
+    files: list[Entry] = field(default_factory=list)
+
+    def of(self, action: str) -> list[Entry]:
+        return [entry for entry in self.files if entry.action == action]
+
+
+@dataclass
+class Pruning:
+    """What is to go and what is to stay, run by run; nothing was changed yet."""
+
+    runs: list[RunPlan]
+
+    @property
+    def removals(self) -> list[Entry]:
+        return [entry for run in self.runs for entry in run.of(REMOVE)]
+
+    @property
+    def freed(self) -> int:
+        """Bytes: those of files of which every name goes, or went."""
+        return sum(entry.size for entry in self.removals)
+
+    def apply(self, *, trash: bool = False, move_to: Path | None = None, progress: Progress | None = None) -> None:
+        """Remove what is to go, or put it into the trash or below a folder.
+
+        A file that changed since, or whose run no longer has what it was to keep, stays; ``error`` says so.
+        """
+        for run in self.runs:
+            guards = _guards(run)
+            for entry in run.of(REMOVE):
+                if guards and all(map(_changed, guards)):
+                    entry.error = f"{guards[0].path.name}, which was to stay, changed meanwhile; plan again"
+                elif _changed(entry):
+                    entry.error = "it changed meanwhile; plan again"
+                else:
+                    _remove(entry, run.folder, trash, move_to)
+                if progress is not None:
+                    progress(entry.size)
+
+
+def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning:
+    """Say what stays and what goes below run folders. Raises ``CkptError`` for a path or rules that can't be used."""
+    if not rules.any:
+        raise CkptError("no rule says what is to stay; give one, e.g. --keep-last 3")
+    runs: dict[Path, Run] = {}
+    for path in paths:
+        for run in find_runs(Path(path), backups=True):
+            runs.setdefault(run.folder.resolve(), run)
+    plans = [_plan_run(run, rules) for run in runs.values()]
+    if rules.max_size is not None:
+        _cap(plans, rules.max_size)
+    _count_links(plans)
+    return Pruning(plans)
+
+
+def _guards(run: RunPlan) -> list[Entry]:
+    """What must still be there when something goes: one of those that can be resumed, else one of those that stay."""
+    stay = run.of(KEEP)
+    return [entry for entry in stay if entry.verdict == str(Verdict.RESUMABLE)] or stay
+
+
+def _plan_run(run: Run, rules: Rules) -> RunPlan:
+    """The plan of one run, once all that is to stay in it has been read in full."""
+    plan, candidates = RunPlan(run.folder), []
+    pointed_at = _pointed_at(run)
+    for path, status in run.files:
+        found = _candidate(path, status, run.folder)
+        if isinstance(found, Entry):
+            plan.files.append(found)
+        else:
+            candidates.append(found)
+    bad: set[Path] = set()
+    while True:
+        sound = sorted((one for one in candidates if one.path not in bad), key=lambda one: one.order, reverse=True)
+        reasons = _reasons(sound, rules, pointed_at)
+        fallen = {one.path for one in sound if reasons[one.path] and not _verified(one)}
+        if not fallen:
+            break
+        bad |= fallen  # what turned out to be damaged keeps nothing from staying in its place
+    for one in candidates:
+        why = [LEFT_ALONE[Verdict.DAMAGED]] if one.path in bad else reasons[one.path]
+        action = LEAVE if one.path in bad else KEEP if why else REMOVE
+        plan.files.append(_entry(one, action, why or ["no rule keeps it"]))
+    plan.files.sort(key=lambda entry: (entry.epoch if entry.epoch is not None else -1, entry.path.name), reverse=True)
+    return plan
+
+
+def _candidate(path: Path, status: os.stat_result, folder: Path) -> Glance | Entry:
+    """A file the rules are for, or why it is left alone."""
+    if path.is_symlink():
+        return Entry(path, LEAVE, ["a link"])
+    if time.time() - status.st_mtime < SETTLED:
+        return Entry(path, LEAVE, [f"written to less than {SETTLED} seconds ago"], status.st_size)
+    try:
+        found = glance(path, status, results=folder / "results.csv")
+    except CkptError as error:
+        return Entry(path, LEAVE, [f"can't be read: {error}"], status.st_size)
+    why = LEFT_ALONE.get(found.report.verdict) if found.report.verdict is not None else "can't be judged"
+    return _entry(found, LEAVE, [why]) if why else found
+
+
+def _entry(one: Glance, action: str, reasons: list[str]) -> Entry:
+    epoch = one.epoch if one.epoch >= 0 else None
+    return Entry(one.path, action, reasons, one.status.st_size, epoch, str(one.report.verdict), one.status)
+
+
+def _pointed_at(run: Run) -> set[Path]:
+    """The files links in the run's folder lead to."""
+    return {path.resolve() for path, _ in run.files if path.is_symlink()}
+
+
+def _reasons(files: list[Glance], rules: Rules, pointed_at: set[Path]) -> dict[Path, list[str]]:
+    """Why each file stays, rule by rule; the newest come first."""
+    found: dict[Path, list[str]] = {one.path: [] for one in files}
+    for text, kept in _rules(files, rules):
+        for one in kept:
+            found[one.path].append(text)
+    newest = next((one for one in files if one.report.verdict is Verdict.RESUMABLE), None)
+    if newest is not None:
+        found[newest.path].append("the last one that can be resumed")
+    elif files:
+        found[files[0].path].append("the last one of a run that can't be resumed")
+    for one in files:
+        if one.path.name.startswith(OURS) and not is_backup(one.path.name):
+            found[one.path].append("the trainer's own name")
+        if one.path.resolve() in pointed_at:
+            found[one.path].append("a link leads to it")
+    return found
+
+
+def _rules(files: list[Glance], rules: Rules) -> Iterator[tuple[str, list[Glance]]]:
+    """Each rule with the files it keeps; those of one epoch stay together."""
+    if rules.last is not None:
+        yield f"--keep-last {rules.last}", _of_first_epochs(files, rules.last)
+    if rules.best is not None and files:
+        metric, count = rules.best
+        yield f"--keep-best {metric}:{count}", _of_first_epochs(best_first(files, metric), count)
+    if rules.every is not None:
+        kept = [one for one in files if one.epoch >= 0 and one.epoch % rules.every == 0]
+        yield f"--keep-every {rules.every}", kept
+    if rules.within is not None:
+        since = time.time() - rules.within
+        yield "--keep-within", [one for one in files if one.status.st_mtime >= since]
+    if rules.max_size is not None and not any((rules.last, rules.best, rules.every, rules.within)):
+        yield "--max-size", files
+
+
+def _of_first_epochs(files: list[Glance], count: int) -> list[Glance]:
+    """The files of the first so many epochs in their order; one that knows no epoch counts by itself."""
+    epochs: list[object] = []
+    kept = []
+    for one in files:
+        mark: object = one.epoch if one.epoch >= 0 else one.path
+        if mark not in epochs and len(epochs) < count:
+            epochs.append(mark)
+        kept += [one] if mark in epochs else []
+    return kept
+
+
+def _verified(one: Glance) -> bool:
+    """Whether a file that is to stay is what its structure said, with every byte read."""
+    try:
+        return verify(one.path, siblings=False).verdict is one.report.verdict
+    except CkptError:
+        return False
+
+
+def _cap(plans: list[RunPlan], most: int) -> None:
+    """Let more go, the oldest and least useful first, until the rest fits; what protects a run stays."""
+    total = sum(entry.size for plan in plans for entry in plan.files if entry.action != REMOVE)
+    for entry in sorted((entry for plan in plans for entry in plan.of(KEEP)), key=_use):
+        protected = [why for why in entry.reasons if not why.startswith("--")]
+        if total <= most:
+            return
+        if not protected:
+            entry.action, entry.reasons = REMOVE, [f"--max-size: {entry.reasons[0]} would keep it"]
+            total -= entry.size
+
+
+def _use(entry: Entry) -> tuple[bool, int, int]:
+    """How useful a file is: one that can be resumed more than weights, a later one more than an earlier one."""
+    modified = entry.status.st_mtime_ns if entry.status is not None else 0
+    return entry.verdict == "resumable", entry.epoch if entry.epoch is not None else -1, modified
+
+
+def _count_links(plans: list[RunPlan]) -> None:
+    """A name among several of one file frees nothing, unless all of them go."""
+    going: dict[tuple[int, int], int] = {}
+    for entry in (entry for plan in plans for entry in plan.of(REMOVE)):
+        assert entry.status is not None
+        same = (entry.status.st_dev, entry.status.st_ino)
+        going[same] = going.get(same, 0) + 1
+        if going[same] < entry.status.st_nlink:
+            entry.size = 0
+
+
+def _changed(entry: Entry) -> bool:
+    """Whether a file is no longer the one that was planned with."""
+    assert entry.status is not None
+    try:
+        now = os.lstat(entry.path)
+    except OSError:
+        return True
+    then = entry.status
+    return (now.st_size, now.st_mtime_ns, now.st_ino) != (then.st_size, then.st_mtime_ns, then.st_ino)
+
+
+def _remove(entry: Entry, run: Path, trash: bool, move_to: Path | None) -> None:
+    try:
+        if move_to is not None:
+            _move(entry.path, move_to / run.name / entry.path.relative_to(run))
+        elif trash:
+            from send2trash import send2trash
+
+            send2trash(entry.path)
+        else:
+            entry.path.unlink()
+        entry.done = True
+    except (OSError, CkptError) as error:
+        entry.error = str(getattr(error, "strerror", None) or error)
+
+
+def _move(path: Path, place: Path) -> None:
+    """Move a file, also to another disk; nothing there is overwritten."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    number, first = 2, place
+    while os.path.lexists(place):
+        place, number = first.with_name(f"{first.name}.{number}"), number + 1
+    try:
+        path.rename(place)
+    except OSError:
+        part = place.with_name(f".{place.name}.part")
+        try:
+            shutil.copy2(path, part)
+            os.replace(part, place)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+        path.unlink()
