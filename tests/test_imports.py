@@ -47,7 +47,7 @@ ROOMS: dict[str, set[str]] = {
     "verbs.glance": {"findings", "checkpoint", "checks", "layouts", "runs", "verbs.verify"},
     "verbs.latest": {"findings", "checks", "runs", "verbs.glance", "verbs.verify"},
     "verbs.convert": {"findings", "source", "checkpoint", "checks", "plans", "conversions", "verbs.verify"},
-    "verbs.prune": {"findings", "runs", "verbs.glance", "verbs.verify"},
+    "verbs.prune": {"findings", "conversions", "runs", "verbs.convert", "verbs.glance", "verbs.verify"},
     "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }

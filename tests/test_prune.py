@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,34 @@ class TestRules:
             plan_prune([run], Rules())
 
 
+class TestStripOld:
+    def test_weights_of_old_epochs_stay_and_their_optimizers_go(self, run: Path) -> None:
+        pruning = plan_prune([run], Rules(last=1, strip_old=True))
+        assert names(pruning, "strip") == [f"epoch{epoch}.pt" for epoch in range(7)]
+        before = {path: path.stat() for path in (run / WEIGHTS).iterdir()}
+        freed = pruning.freed
+        pruning.apply()
+        after = {path: path.stat() for path in (run / WEIGHTS).iterdir()}
+        assert after.keys() == before.keys()
+        assert sum(s.st_size for s in before.values()) - sum(s.st_size for s in after.values()) == freed > 0
+        assert verify(run / WEIGHTS / "epoch3.pt", siblings=False).verdict is Verdict.FINISHED
+        assert verify(run / WEIGHTS / "last.pt", siblings=False).verdict is Verdict.RESUMABLE
+        assert all(after[path].st_mtime_ns == before[path].st_mtime_ns for path in before)
+        assert not plan_prune([run], Rules(last=1, strip_old=True)).changes
+
+    def test_alone_it_leaves_each_run_one_file_to_go_on_with(self, run: Path) -> None:
+        plan_prune([run], Rules(strip_old=True)).apply()
+        resumable = [
+            p.name for p in (run / WEIGHTS).iterdir() if verify(p, siblings=False).verdict is Verdict.RESUMABLE
+        ]
+        assert sorted(resumable) == ["best.pt", "last.pt"]
+
+    def test_size_goes_on_from_there(self, run: Path) -> None:
+        pruning = plan_prune([run], Rules(last=1, strip_old=True, max_size=1))
+        assert names(pruning, "strip") == []
+        assert len(names(pruning, "remove")) == 8
+
+
 class TestWhatIsLeftAlone:
     def add(self, write: Write, kind: str) -> Path:
         data: dict[str, Callable[[], Any]] = {
@@ -179,7 +208,29 @@ class TestBeforeAnythingGoes:
         os.link(run / WEIGHTS / "epoch7.pt", run / WEIGHTS / "copy.pt")
         pruning = plan_prune([run], Rules(every=100))
         entry = next(entry for entry in pruning.removals if entry.path.name == "copy.pt")
-        assert entry.size == 0 or "epoch7.pt" in names(pruning, "remove")
+        assert entry.frees == 0 or "epoch7.pt" in names(pruning, "remove")
+
+
+def test_trainer_that_goes_on_writing_loses_nothing(run: Path) -> None:
+    """Files are rewritten in place and new ones come while rounds of pruning go on beside."""
+    done, written = threading.Event(), set()
+
+    def train() -> None:
+        for epoch in range(8, 40):
+            data = saved(at(epoch))
+            for name in ("last.pt", f"epoch{epoch}.pt"):
+                (run / WEIGHTS / name).write_bytes(data)
+                written.add(name)
+        done.set()
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    while not done.is_set():
+        plan_prune([run], Rules(last=1)).apply()
+    trainer.join()
+    left = {path.name for path in (run / WEIGHTS).iterdir()}
+    assert written <= left
+    assert verify(run / WEIGHTS / "last.pt", siblings=False).verdict is Verdict.RESUMABLE
 
 
 class TestWhereItGoes:
@@ -268,6 +319,7 @@ RULES = st.builds(
     every=st.none() | st.integers(1, 4),
     within=st.none() | st.floats(1, 20 * DAY),
     max_size=st.none() | st.integers(0, 60_000),
+    strip_old=st.booleans(),
 )
 TABLE = "epoch,other\n" + "".join(f"{epoch},{(epoch * 7) % 5}\n" for epoch in range(9))
 WRITTEN: dict[tuple[str, int], bytes] = {}
@@ -297,14 +349,16 @@ def holds(folder: Path, files: list[tuple[str, int, int]], rules: Rules) -> None
     good = [name for name in before if name.startswith("good")]
     pruning = plan_prune([folder], rules)
     going = {entry.path.name for entry in pruning.removals}
+    stripped = {entry.path.name for entry in pruning.changes} - going
     freed = pruning.freed
     assert all(entry.reasons for plan in pruning.runs for entry in plan.files)
     pruning.apply()
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert after == {name: data for name, data in before.items() if name not in going}
-    assert freed == sum(len(before[name]) for name in going)
+    assert after.keys() == before.keys() - going
+    assert {name for name in after if after[name] != before[name]} == stripped
+    assert freed == sum(map(len, before.values())) - sum(map(len, after.values()))
     assert not {name for name in going if name.startswith(("cut", "page"))}
-    left = [name for name in after if name.startswith("good")]
+    left = [name for name in after.keys() - stripped if name.startswith("good")]
     assert max(map(epoch_of, left), default=None) == max(map(epoch_of, good), default=None)
     if good:
         assert any(verify(folder / name, siblings=False).verdict is Verdict.RESUMABLE for name in left)

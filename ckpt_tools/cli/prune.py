@@ -25,7 +25,7 @@ COUNT = {"metavar": "N", "show_default": False}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 DEFAULT_METRIC = "fitness"
-COLOURS = {"keep": "green", "remove": "red", "leave": "cyan"}
+COLOURS = {"keep": "green", "remove": "red", "strip": "yellow", "leave": "cyan"}
 
 
 def prune(
@@ -49,6 +49,9 @@ def prune(
         str | None,
         typer.Option(metavar="SIZE", help="Let more go until all runs fit, e.g. 20G.", show_default=False),
     ] = None,
+    strip_old: Annotated[
+        bool, typer.Option("--strip-old", help="Strip what no rule keeps, instead of removing it.")
+    ] = False,
     trash: Annotated[bool, typer.Option("--trash", help="Into the trash instead of removing.")] = False,
     move_to: Annotated[
         str | None, typer.Option(metavar="DIR", help="Move below DIR instead of removing.", show_default=False)
@@ -69,6 +72,7 @@ def prune(
             every=keep_every,
             within=_measured(keep_within, SECONDS, "--keep-within", "7d, 12h, 30m") if keep_within else None,
             max_size=int(_measured(max_size, BYTES, "--max-size", "20G, 500M")) if max_size else None,
+            strip_old=strip_old,
         )
         pruning = plan_prune([Path(path).expanduser() for path in paths], rules)
     except CkptError as error:
@@ -77,12 +81,12 @@ def prune(
         raise
     if not json_:
         _print_plan(pruning)
-    agreed = bool(pruning.removals) and not dry_run and (yes or _asked(json_, pruning))
+    agreed = bool(pruning.changes) and not dry_run and (yes or _asked(json_, pruning))
     if agreed:
         place = Path(move_to).expanduser().resolve() if move_to is not None else None
         with progress_bar(pruning.freed, "prune") as progress:
             pruning.apply(trash=trash, move_to=place, progress=progress)
-    failed = [entry for entry in pruning.removals if entry.error]
+    failed = [entry for entry in pruning.changes if entry.error]
     if json_:
         print_json("prune", _document(pruning, agreed))
     else:
@@ -112,15 +116,16 @@ def _asked(json_: bool, pruning: Pruning) -> bool:
     """A yes on a terminal; without one the plan is all there is."""
     if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    return typer.confirm(f"Remove {counted(len(pruning.removals), 'file')}?", default=False)
+    return typer.confirm(f"Remove or strip {counted(len(pruning.changes), 'file')}?", default=False)
 
 
 def _document(pruning: Pruning, agreed: bool) -> dict[str, object]:
     runs = [{"folder": str(run.folder), "files": [entry.as_json() for entry in run.files]} for run in pruning.runs]
-    freed = sum(entry.size for entry in pruning.removals if entry.done or not agreed)
+    freed = sum(entry.frees for entry in pruning.changes if entry.done or not agreed)
     return {
         "runs": runs,
         "removed": sum(entry.done for entry in pruning.removals),
+        "stripped": sum(entry.done for entry in pruning.changes if entry.action == "strip"),
         "freed": freed,
         "dry_run": not agreed,
     }
@@ -140,13 +145,13 @@ def _described(entry: Entry) -> str:
 
 
 def _print_end(pruning: Pruning, agreed: bool, told: bool) -> None:
-    if not pruning.removals:
+    if not pruning.changes:
         say("nothing to do: the rules keep everything there is")
         return
     if agreed:
-        done = [entry for entry in pruning.removals if entry.done]
-        say(f"freed {bytes_text(sum(entry.size for entry in done))}: {counted(len(done), 'file')}")
+        done = [entry for entry in pruning.changes if entry.done]
+        say(f"freed {bytes_text(sum(entry.frees for entry in done))}: {counted(len(done), 'file')}")
         say(f"next: {command(f'ckpt latest {shlex.quote(str(pruning.runs[0].folder))}')}")
         return
-    say(f"would free {bytes_text(pruning.freed)}: {counted(len(pruning.removals), 'file')}; nothing was removed")
+    say(f"would free {bytes_text(pruning.freed)}: {counted(len(pruning.changes), 'file')}; nothing was changed")
     say("next: the same command without --dry-run" if told else "next: the same command with --yes")

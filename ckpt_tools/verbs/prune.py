@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import CkptError, Verdict
 from ckpt_tools.runs import Run, find_runs, is_backup
+from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.glance import Glance, best_first, glance
 from ckpt_tools.verbs.verify import verify
 
@@ -25,7 +27,7 @@ LEFT_ALONE = {
     Verdict.UNSAFE: "unsafe, so not ours to judge",
     Verdict.FOREIGN: "no checkpoint",
 }
-KEEP, REMOVE, LEAVE = "keep", "remove", "leave"
+KEEP, REMOVE, STRIP, LEAVE = "keep", "remove", "strip", "leave"
 Progress = Callable[[int], None]
 
 
@@ -33,7 +35,8 @@ Progress = Callable[[int], None]
 class Rules:
     """What stays. ``best`` is a metric and how many; ``within`` is in seconds, ``max_size`` in bytes, of all runs.
 
-    ``last`` and ``best`` count epochs, so that two files of one epoch stay or go together.
+    ``last`` and ``best`` count epochs, so that two files of one epoch stay or go together. With ``strip_old`` what no
+    rule keeps is not removed: its weights stay, as its trainer's own strip leaves them.
     """
 
     last: int | None = None
@@ -41,15 +44,20 @@ class Rules:
     every: int | None = None
     within: float | None = None
     max_size: int | None = None
+    strip_old: bool = False
 
     @property
     def any(self) -> bool:
-        return any(value is not None for value in (self.last, self.best, self.every, self.within, self.max_size))
+        kept = (self.last, self.best, self.every, self.within, self.max_size)
+        return self.strip_old or any(value is not None for value in kept)
 
 
 @dataclass
 class Entry:
-    """One file: what is to become of it and why; ``done`` once it is gone, ``error`` where it could not go."""
+    """One file: what is to become of it, why, and the bytes that ``frees``.
+
+    ``done`` once it was carried out, ``error`` where it could not be.
+    """
 
     path: Path
     action: str
@@ -58,11 +66,12 @@ class Entry:
     epoch: int | None = None
     verdict: str | None = None
     status: os.stat_result | None = None
+    frees: int = 0
     done: bool = False
     error: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        names = ("action", "reasons", "size", "epoch", "verdict", "done", "error")
+        names = ("action", "reasons", "size", "frees", "epoch", "verdict", "done", "error")
         return {"path": str(self.path), **{name: getattr(self, name) for name in names}}
 
 
@@ -88,26 +97,33 @@ class Pruning:
         return [entry for run in self.runs for entry in run.of(REMOVE)]
 
     @property
+    def changes(self) -> list[Entry]:
+        """What is to be removed or stripped."""
+        return [entry for run in self.runs for entry in run.files if entry.action in (REMOVE, STRIP)]
+
+    @property
     def freed(self) -> int:
-        """Bytes: those of files of which every name goes, or went."""
-        return sum(entry.size for entry in self.removals)
+        """Bytes: those of files of which every name goes, and of what is stripped."""
+        return sum(entry.frees for entry in self.changes)
 
     def apply(self, *, trash: bool = False, move_to: Path | None = None, progress: Progress | None = None) -> None:
-        """Remove what is to go, or put it into the trash or below a folder.
+        """Remove what is to go, or put it into the trash or below a folder; strip what is to be stripped.
 
         A file that changed since, or whose run no longer has what it was to keep, stays; ``error`` says so.
         """
         for run in self.runs:
             guards = _guards(run)
-            for entry in run.of(REMOVE):
+            for entry in run.of(STRIP) + run.of(REMOVE):
                 if guards and all(map(_changed, guards)):
                     entry.error = f"{guards[0].path.name}, which was to stay, changed meanwhile; plan again"
                 elif _changed(entry):
                     entry.error = "it changed meanwhile; plan again"
+                elif entry.action == STRIP:
+                    _strip(entry)
                 else:
                     _remove(entry, run.folder, trash, move_to)
                 if progress is not None:
-                    progress(entry.size)
+                    progress(entry.frees)
 
 
 def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning:
@@ -151,8 +167,10 @@ def _plan_run(run: Run, rules: Rules) -> RunPlan:
         bad |= fallen  # what turned out to be damaged keeps nothing from staying in its place
     for one in candidates:
         why = [LEFT_ALONE[Verdict.DAMAGED]] if one.path in bad else reasons[one.path]
-        action = LEAVE if one.path in bad else KEEP if why else REMOVE
+        action = LEAVE if one.path in bad else KEEP if why else STRIP if rules.strip_old else REMOVE
         plan.files.append(_entry(one, action, why or ["no rule keeps it"]))
+    for entry in plan.of(STRIP):
+        _plan_strip(entry)
     plan.files.sort(key=lambda entry: (entry.epoch if entry.epoch is not None else -1, entry.path.name), reverse=True)
     return plan
 
@@ -173,7 +191,8 @@ def _candidate(path: Path, status: os.stat_result, folder: Path) -> Glance | Ent
 
 def _entry(one: Glance, action: str, reasons: list[str]) -> Entry:
     epoch = one.epoch if one.epoch >= 0 else None
-    return Entry(one.path, action, reasons, one.status.st_size, epoch, str(one.report.verdict), one.status)
+    frees = one.status.st_size if action == REMOVE else 0
+    return Entry(one.path, action, reasons, one.status.st_size, epoch, str(one.report.verdict), one.status, frees)
 
 
 def _pointed_at(run: Run) -> set[Path]:
@@ -213,7 +232,11 @@ def _rules(files: list[Glance], rules: Rules) -> Iterator[tuple[str, list[Glance
     if rules.within is not None:
         since = time.time() - rules.within
         yield "--keep-within", [one for one in files if one.status.st_mtime >= since]
-    if rules.max_size is not None and not any((rules.last, rules.best, rules.every, rules.within)):
+    if (
+        rules.max_size is not None
+        and not rules.strip_old
+        and not any((rules.last, rules.best, rules.every, rules.within))
+    ):
         yield "--max-size", files
 
 
@@ -239,14 +262,15 @@ def _verified(one: Glance) -> bool:
 
 def _cap(plans: list[RunPlan], most: int) -> None:
     """Let more go, the oldest and least useful first, until the rest fits; what protects a run stays."""
-    total = sum(entry.size for plan in plans for entry in plan.files if entry.action != REMOVE)
-    for entry in sorted((entry for plan in plans for entry in plan.of(KEEP)), key=_use):
-        protected = [why for why in entry.reasons if not why.startswith("--")]
+    total = sum(entry.size - entry.frees for plan in plans for entry in plan.files)
+    for entry in sorted((entry for plan in plans for entry in plan.of(KEEP) + plan.of(STRIP)), key=_use):
+        protected = [why for why in entry.reasons if not why.startswith(("--", "no rule", "nothing to strip"))]
         if total <= most:
             return
         if not protected:
-            entry.action, entry.reasons = REMOVE, [f"--max-size: {entry.reasons[0]} would keep it"]
-            total -= entry.size
+            total -= entry.size - entry.frees
+            entry.action, entry.reasons = REMOVE, [f"--max-size, though: {entry.reasons[0]}"]
+            entry.frees = entry.size
 
 
 def _use(entry: Entry) -> tuple[bool, int, int]:
@@ -263,7 +287,7 @@ def _count_links(plans: list[RunPlan]) -> None:
         same = (entry.status.st_dev, entry.status.st_ino)
         going[same] = going.get(same, 0) + 1
         if going[same] < entry.status.st_nlink:
-            entry.size = 0
+            entry.frees = 0
 
 
 def _changed(entry: Entry) -> bool:
@@ -275,6 +299,34 @@ def _changed(entry: Entry) -> bool:
         return True
     then = entry.status
     return (now.st_size, now.st_mtime_ns, now.st_ino) != (then.st_size, then.st_mtime_ns, then.st_ino)
+
+
+def _plan_strip(entry: Entry) -> None:
+    """What stripping a file would free; one that can't be, or has nothing to lose, stays."""
+    with plan_convert(entry.path, Conversion(strip=True), entry.path) as made:
+        after = made.archive.size if made.archive is not None else entry.size
+        if made.plan.refused is not None or made.plan.needs_consent or after >= entry.size:
+            why = (
+                made.plan.refused or "stripping it would lose more than the optimizer"
+                if after < entry.size
+                else "stripped"
+            )
+            entry.action, entry.reasons = KEEP, [f"nothing to strip: {why}"]
+        entry.frees = entry.size - after if entry.action == STRIP else 0
+
+
+def _strip(entry: Entry) -> None:
+    """Strip a file in its place; it keeps its time, so that it stays as old as it is."""
+    assert entry.status is not None
+    try:
+        with plan_convert(entry.path, Conversion(strip=True), entry.path) as made:
+            made.apply()
+            if made.plan.backup is not None:
+                entry.path.with_name(made.plan.backup).unlink()
+        os.utime(entry.path, ns=(entry.status.st_atime_ns, entry.status.st_mtime_ns))
+        entry.done = True
+    except (OSError, CkptError) as error:
+        entry.error = str(getattr(error, "strerror", None) or error)
 
 
 def _remove(entry: Entry, run: Path, trash: bool, move_to: Path | None) -> None:
