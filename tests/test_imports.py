@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "checkpoint": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts"},
     "checks": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint"},
     "configs": {"findings"},
-    "runs": {"findings", "layouts", "checkpoint"},
+    "runs": {"findings", "source", "layouts", "checkpoint"},
     "plans": {
         *("findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint", "checks"),
         *("configs", "runs"),

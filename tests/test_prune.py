@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import ckpt_tools
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.runs import can_reflink
 from ckpt_tools.verbs.prune import Pruning, Rules, plan_prune
 from ckpt_tools.verbs.verify import verify
 
@@ -136,6 +137,62 @@ class TestStripOld:
         pruning = plan_prune([run], Rules(last=1, strip_old=True, max_size=1))
         assert names(pruning, "strip") == []
         assert len(names(pruning, "remove")) == 8
+
+
+class TestDedupe:
+    @pytest.fixture
+    def same(self, run: Path) -> Path:
+        """The files of the last epoch are one and the same, as the trainer writes them."""
+        for name in ("last.pt", "copy.pt", "epoch6.pt"):
+            shutil.copy2(run / WEIGHTS / "epoch7.pt", run / WEIGHTS / name)
+        return run
+
+    def test_hard_links_are_made_of_all_but_what_trainers_write_over(self, same: Path) -> None:
+        pruning = plan_prune([same], Rules(dedupe=True, hardlink=True))
+        assert len(names(pruning, "share")) == 2
+        before = contents(same)
+        pruning.apply()
+        assert contents(same) == before
+        inodes = {path.name: path.stat().st_ino for path in (same / WEIGHTS).iterdir()}
+        assert inodes["epoch7.pt"] == inodes["copy.pt"] == inodes["epoch6.pt"] != inodes["last.pt"]
+        assert not plan_prune([same], Rules(dedupe=True, hardlink=True)).changes
+
+    def test_reflinks_are_made_of_all(self, same: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def reflink(source: Path, target: Path) -> bool:  # what a file system with reflinks does, as far as one sees it
+            target.write_bytes(source.read_bytes())
+            return True
+
+        monkeypatch.setattr("ckpt_tools.verbs.prune.can_reflink", lambda _: True)
+        monkeypatch.setattr("ckpt_tools.verbs.prune.reflink", reflink)
+        pruning = plan_prune([same], Rules(dedupe=True))
+        before = contents(same)
+        times = {path.name: path.stat().st_mtime_ns for path in (same / WEIGHTS).iterdir()}
+        pruning.apply()
+        assert len(names(pruning, "share")) == 3
+        assert all(entry.done for entry in pruning.changes)
+        assert contents(same) == before
+        assert {path.name: path.stat().st_mtime_ns for path in (same / WEIGHTS).iterdir()} == times
+
+    def test_without_reflinks_it_says_what_else_there_is(self, same: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ckpt_tools.verbs.prune.can_reflink", lambda _: False)
+        pruning = plan_prune([same], Rules(dedupe=True))
+        assert not pruning.changes
+        assert any("--hardlink" in why for run in pruning.runs for entry in run.files for why in entry.reasons)
+
+    def test_files_that_differ_by_a_bit_stay_apart(self, same: Path, write: Write) -> None:
+        path = same / WEIGHTS / "copy.pt"
+        path.write_bytes(flip(path.read_bytes(), path.stat().st_size - 1))
+        os.utime(path, (time.time() - DAY,) * 2)
+        assert "copy.pt" not in names(plan_prune([same], Rules(dedupe=True, hardlink=True)), "share")
+
+    def test_asking_the_file_system_leaves_nothing_behind(self, same: Path) -> None:
+        before = sorted(path.name for path in (same / WEIGHTS).iterdir())
+        can_reflink(same / WEIGHTS)
+        assert sorted(path.name for path in (same / WEIGHTS).iterdir()) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class TestWhatIsLeftAlone:

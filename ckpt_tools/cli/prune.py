@@ -25,7 +25,7 @@ COUNT = {"metavar": "N", "show_default": False}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 DEFAULT_METRIC = "fitness"
-COLOURS = {"keep": "green", "remove": "red", "strip": "yellow", "leave": "cyan"}
+COLOURS = {"keep": "green", "remove": "red", "strip": "yellow", "share": "yellow", "leave": "cyan"}
 
 
 def prune(
@@ -52,6 +52,10 @@ def prune(
     strip_old: Annotated[
         bool, typer.Option("--strip-old", help="Strip what no rule keeps, instead of removing it.")
     ] = False,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Let identical files share their bytes (reflinks).")] = False,
+    hardlink: Annotated[
+        bool, typer.Option("--hardlink", help="Share them as names of one file; never last* or best*.")
+    ] = False,
     trash: Annotated[bool, typer.Option("--trash", help="Into the trash instead of removing.")] = False,
     move_to: Annotated[
         str | None, typer.Option(metavar="DIR", help="Move below DIR instead of removing.", show_default=False)
@@ -73,6 +77,8 @@ def prune(
             within=_measured(keep_within, SECONDS, "--keep-within", "7d, 12h, 30m") if keep_within else None,
             max_size=int(_measured(max_size, BYTES, "--max-size", "20G, 500M")) if max_size else None,
             strip_old=strip_old,
+            dedupe=dedupe or hardlink,
+            hardlink=hardlink,
         )
         pruning = plan_prune([Path(path).expanduser() for path in paths], rules)
     except CkptError as error:
@@ -116,7 +122,7 @@ def _asked(json_: bool, pruning: Pruning) -> bool:
     """A yes on a terminal; without one the plan is all there is."""
     if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    return typer.confirm(f"Remove or strip {counted(len(pruning.changes), 'file')}?", default=False)
+    return typer.confirm(f"Change or remove {counted(len(pruning.changes), 'file')}?", default=False)
 
 
 def _document(pruning: Pruning, agreed: bool) -> dict[str, object]:

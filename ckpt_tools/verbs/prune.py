@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import CkptError, Verdict
-from ckpt_tools.runs import Run, find_runs, is_backup
+from ckpt_tools.runs import Run, can_reflink, digest, find_runs, is_backup, reflink
 from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.glance import Glance, best_first, glance
 from ckpt_tools.verbs.verify import verify
@@ -27,7 +28,8 @@ LEFT_ALONE = {
     Verdict.UNSAFE: "unsafe, so not ours to judge",
     Verdict.FOREIGN: "no checkpoint",
 }
-KEEP, REMOVE, STRIP, LEAVE = "keep", "remove", "strip", "leave"
+KEEP, REMOVE, STRIP, SHARE, LEAVE = "keep", "remove", "strip", "share", "leave"
+CARRIED_OUT = (SHARE, STRIP, REMOVE)  # in this order
 Progress = Callable[[int], None]
 
 
@@ -36,7 +38,9 @@ class Rules:
     """What stays. ``best`` is a metric and how many; ``within`` is in seconds, ``max_size`` in bytes, of all runs.
 
     ``last`` and ``best`` count epochs, so that two files of one epoch stay or go together. With ``strip_old`` what no
-    rule keeps is not removed: its weights stay, as its trainer's own strip leaves them.
+    rule keeps is not removed: its weights stay, as its trainer's own strip leaves them. With ``dedupe`` files that are
+    the same byte by byte share their bytes: as reflinks, or with ``hardlink`` as names of one file, which is never done
+    to what trainers write over in its place.
     """
 
     last: int | None = None
@@ -45,11 +49,13 @@ class Rules:
     within: float | None = None
     max_size: int | None = None
     strip_old: bool = False
+    dedupe: bool = False
+    hardlink: bool = False
 
     @property
     def any(self) -> bool:
         kept = (self.last, self.best, self.every, self.within, self.max_size)
-        return self.strip_old or any(value is not None for value in kept)
+        return self.strip_old or self.dedupe or any(value is not None for value in kept)
 
 
 @dataclass
@@ -67,6 +73,7 @@ class Entry:
     verdict: str | None = None
     status: os.stat_result | None = None
     frees: int = 0
+    twin: Entry | None = None  # the file whose bytes it is to share
     done: bool = False
     error: str = ""
 
@@ -91,6 +98,7 @@ class Pruning:
     """What is to go and what is to stay, run by run; nothing was changed yet."""
 
     runs: list[RunPlan]
+    hardlink: bool = False
 
     @property
     def removals(self) -> list[Entry]:
@@ -98,8 +106,8 @@ class Pruning:
 
     @property
     def changes(self) -> list[Entry]:
-        """What is to be removed or stripped."""
-        return [entry for run in self.runs for entry in run.files if entry.action in (REMOVE, STRIP)]
+        """What is to be removed, stripped or shared."""
+        return [entry for run in self.runs for entry in run.files if entry.action in CARRIED_OUT]
 
     @property
     def freed(self) -> int:
@@ -113,13 +121,15 @@ class Pruning:
         """
         for run in self.runs:
             guards = _guards(run)
-            for entry in run.of(STRIP) + run.of(REMOVE):
+            for entry in [entry for action in CARRIED_OUT for entry in run.of(action)]:
                 if guards and all(map(_changed, guards)):
                     entry.error = f"{guards[0].path.name}, which was to stay, changed meanwhile; plan again"
                 elif _changed(entry):
                     entry.error = "it changed meanwhile; plan again"
                 elif entry.action == STRIP:
                     _strip(entry)
+                elif entry.action == SHARE:
+                    _share(entry, self.hardlink)
                 else:
                     _remove(entry, run.folder, trash, move_to)
                 if progress is not None:
@@ -138,12 +148,15 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
     if rules.max_size is not None:
         _cap(plans, rules.max_size)
     _count_links(plans)
-    return Pruning(plans)
+    if rules.dedupe:
+        _plan_sharing(plans, rules.hardlink)
+    return Pruning(plans, rules.hardlink)
 
 
 def _guards(run: RunPlan) -> list[Entry]:
     """What must still be there when something goes: one of those that can be resumed, else one of those that stay."""
     stay = run.of(KEEP)
+    stay += run.of(SHARE)
     return [entry for entry in stay if entry.verdict == str(Verdict.RESUMABLE)] or stay
 
 
@@ -212,7 +225,7 @@ def _reasons(files: list[Glance], rules: Rules, pointed_at: set[Path]) -> dict[P
     elif files:
         found[files[0].path].append("the last one of a run that can't be resumed")
     for one in files:
-        if one.path.name.startswith(OURS) and not is_backup(one.path.name):
+        if _is_trainers(one.path.name):
             found[one.path].append("the trainer's own name")
         if one.path.resolve() in pointed_at:
             found[one.path].append("a link leads to it")
@@ -232,12 +245,8 @@ def _rules(files: list[Glance], rules: Rules) -> Iterator[tuple[str, list[Glance
     if rules.within is not None:
         since = time.time() - rules.within
         yield "--keep-within", [one for one in files if one.status.st_mtime >= since]
-    if (
-        rules.max_size is not None
-        and not rules.strip_old
-        and not any((rules.last, rules.best, rules.every, rules.within))
-    ):
-        yield "--max-size", files
+    if not rules.strip_old and not any((rules.last, rules.best, rules.every, rules.within)):
+        yield ("--max-size" if rules.max_size is not None else "--dedupe"), files
 
 
 def _of_first_epochs(files: list[Glance], count: int) -> list[Glance]:
@@ -299,6 +308,70 @@ def _changed(entry: Entry) -> bool:
         return True
     then = entry.status
     return (now.st_size, now.st_mtime_ns, now.st_ino) != (then.st_size, then.st_mtime_ns, then.st_ino)
+
+
+def _plan_sharing(plans: list[RunPlan], hardlink: bool) -> None:
+    """Among what stays, files that are the same byte by byte; the first of them lends the others its bytes."""
+    alike: dict[tuple[int, int, bytes], list[Entry]] = {}
+    sized: dict[tuple[int, int], list[Entry]] = {}
+    for entry in (entry for plan in plans for entry in plan.of(KEEP)):
+        assert entry.status is not None
+        sized.setdefault((entry.status.st_dev, entry.size), []).append(entry)
+    for (device, size), entries in sized.items():
+        for entry in entries if len(entries) > 1 else ():
+            with contextlib.suppress(CkptError, OSError):
+                alike.setdefault((device, size, digest(entry.path)), []).append(entry)
+    able: dict[Path, bool] = {}
+    for entries in alike.values():
+        free = [entry for entry in entries if not _is_trainers(entry.path.name)]
+        folder = entries[0].path.parent
+        if len(entries) > 1 and not hardlink and folder not in able:
+            able[folder] = can_reflink(folder)
+        group = free if hardlink else entries if able.get(folder) else []
+        for entry in group[1:]:
+            _plan_share(entry, group[0])
+        if not hardlink and not group and len(free) > 1:
+            for entry in free[1:]:
+                entry.reasons.append(f"the same as {free[0].path.name}; no reflinks here, --hardlink makes them one")
+
+
+def _plan_share(entry: Entry, twin: Entry) -> None:
+    assert entry.status is not None
+    assert twin.status is not None
+    if entry.status.st_ino != twin.status.st_ino:
+        entry.action, entry.twin, entry.frees = SHARE, twin, entry.size
+        entry.reasons = [*entry.reasons, f"the same as {twin.path.name}"]
+
+
+def _is_trainers(name: str) -> bool:
+    """Whether trainers write over a file of that name in its place, and with it over every name it has."""
+    return name.startswith(OURS) and not is_backup(name)
+
+
+def _share(entry: Entry, hardlink: bool) -> None:
+    """Put a link in the place of a file, once it is there under another name; time and rights stay."""
+    assert entry.twin is not None
+    assert entry.status is not None
+    handle, name = tempfile.mkstemp(prefix=f".{entry.path.name}.", suffix=".tmp", dir=entry.path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        if _changed(entry.twin):
+            raise CkptError(f"{entry.twin.path.name} changed meanwhile; plan again")
+        if hardlink:
+            temporary.unlink()
+            os.link(entry.twin.path, temporary)
+        elif reflink(entry.twin.path, temporary) and temporary.stat().st_size == entry.size:
+            shutil.copystat(entry.path, temporary)
+        else:
+            raise CkptError("the file system could not share its bytes")
+        os.replace(temporary, entry.path)
+        entry.done = True
+    except (OSError, CkptError) as error:
+        entry.error = str(getattr(error, "strerror", None) or error)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _plan_strip(entry: Entry) -> None:
