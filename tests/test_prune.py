@@ -98,6 +98,14 @@ class TestRules:
         assert "epoch0.pt" in names(plan_prune([table.parent], Rules(best=("accuracy", 1))), "keep")
         assert "epoch1.pt" in names(plan_prune([table.parent], Rules(best=("loss", 1))), "keep")
 
+    def test_run_without_the_metric_loses_nothing(self, run: Path, write: Write) -> None:
+        for epoch in range(3):
+            write(plain_checkpoint(epoch=epoch), f"other/epoch{epoch}.pt")
+        pruning = plan_prune([run], Rules(best=("fitness", 1)))
+        (other,) = (plan for plan in pruning.runs if plan.folder.name == "other")
+        assert len(other.of("keep")) == 3
+        assert names(pruning, "remove")
+
     def test_size_lets_the_oldest_go_first_and_protects_a_run(self, run: Path) -> None:
         size = (run / WEIGHTS / "epoch0.pt").stat().st_size
         pruning = plan_prune([run], Rules(max_size=5 * size + 100))

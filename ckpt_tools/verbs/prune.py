@@ -29,6 +29,7 @@ LEFT_ALONE = {
     Verdict.FOREIGN: "no checkpoint",
 }
 KEEP, REMOVE, STRIP, SHARE, LEAVE = "keep", "remove", "strip", "share", "leave"
+UNKNOWN = "no file of this run has it"
 CARRIED_OUT = (SHARE, STRIP, REMOVE)  # in this order
 Progress = Callable[[int], None]
 
@@ -147,6 +148,9 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
     plans = [_plan_run(run, rules) for run in runs.values()]
     if rules.max_size is not None:
         _cap(plans, rules.max_size)
+    kept = [why for plan in plans for entry in plan.files for why in entry.reasons if why.startswith("--keep-best")]
+    if kept and rules.best is not None and all(why.endswith(UNKNOWN) for why in kept):
+        raise CkptError(f"--keep-best {rules.best[0]}: no file has such a metric; `ckpt inspect` shows those there are")
     _count_links(plans)
     if rules.dedupe:
         _plan_sharing(plans, rules.hardlink)
@@ -238,7 +242,10 @@ def _rules(files: list[Glance], rules: Rules) -> Iterator[tuple[str, list[Glance
         yield f"--keep-last {rules.last}", _of_first_epochs(files, rules.last)
     if rules.best is not None and files:
         metric, count = rules.best
-        yield f"--keep-best {metric}:{count}", _of_first_epochs(best_first(files, metric), count)
+        try:
+            yield f"--keep-best {metric}:{count}", _of_first_epochs(best_first(files, metric), count)
+        except CkptError:  # which is the best can't be said, so none goes
+            yield f"--keep-best {metric}: {UNKNOWN}", files
     if rules.every is not None:
         kept = [one for one in files if one.epoch >= 0 and one.epoch % rules.every == 0]
         yield f"--keep-every {rules.every}", kept
