@@ -1,0 +1,76 @@
+"""Folders of runs, found by the checkpoints in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt_tools.checkpoint import CHECKPOINT_NAMES
+from ckpt_tools.findings import CkptError
+
+__all__ = ["Run", "checkpoints_in", "find_runs", "is_backup"]
+
+# Folders of a run in which trainers keep its checkpoints (YOLO; Lightning and mmengine's own; many scripts).
+BACKUP = re.compile(r"\.bak\d*$", re.I)
+INNER = ("weights", "checkpoints", "ckpt", "ckpts", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its folder, and its checkpoints with their status, the one written last first."""
+
+    folder: Path
+    files: tuple[tuple[Path, os.stat_result], ...]
+
+    @property
+    def modified(self) -> int:
+        """When the last of them was written, in nanoseconds."""
+        return max(status.st_mtime_ns for _, status in self.files)
+
+
+def is_backup(name: str) -> bool:
+    """Whether a file is what a repair or conversion kept of the original: ``last.pt.bak``, ``last.pt.bak2``."""
+    return BACKUP.search(name) is not None
+
+
+def checkpoints_in(folder: Path, backups: bool = False) -> list[tuple[Path, os.stat_result]]:
+    """The checkpoints directly in a folder with their status, the newest first; none where it can't be read.
+
+    With ``backups`` also what repairs and conversions kept of originals.
+    """
+    found: list[tuple[Path, os.stat_result]] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = BACKUP.sub("", entry.name.lower()) if backups else entry.name.lower()
+                if name.endswith(CHECKPOINT_NAMES) and entry.is_file():
+                    found.append((folder / entry.name, entry.stat()))
+    except OSError:
+        return []
+    return sorted(found, key=lambda item: (-item[1].st_mtime_ns, item[0].name))
+
+
+def find_runs(folder: Path, backups: bool = False) -> list[Run]:
+    """Every run in a folder and below it, the one that was written to last first; links to folders are not followed.
+
+    Raises ``CkptError`` where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise CkptError(f"{folder} is no folder; name a run folder, or one with runs in it")
+    found: dict[Path, list[tuple[Path, os.stat_result]]] = {}
+    for room in _rooms(folder):
+        held = checkpoints_in(room, backups)
+        if held:
+            run = room.parent if room.name in INNER and room != folder else room
+            found.setdefault(run, []).extend(held)
+    runs = [Run(run, tuple(sorted(held, key=lambda item: -item[1].st_mtime_ns))) for run, held in found.items()]
+    return sorted(runs, key=lambda run: (-run.modified, str(run.folder)))
+
+
+def _rooms(folder: Path) -> Iterator[Path]:
+    for room, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(room)
