@@ -12,6 +12,7 @@ import ckpt_tools
 from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import Verdict
 from ckpt_tools.plans import Plan, Request
+from ckpt_tools.plans.apply import Planned
 from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.repair import plan_repair
 from ckpt_tools.verbs.verify import Report, parse_target, verify
@@ -88,30 +89,29 @@ def planned(path: Path, output: Path | None = None, **options: Any) -> Plan:
 
 def converted(path: Path, output: Path | None = None, **options: Any) -> Mended:
     """Carry a conversion out; the result is what the plan said, and the original as it was."""
-    output, before = output or path.with_name("new.pt"), path.read_bytes()
-    with plan_convert(path, Conversion(**options), output) as conversion:
-        plan = conversion.plan
-        assert plan.refused is None, plan.refused
-        assert plan.steps, "nothing to do"
-        conversion.apply(force=True)
-    assert path.read_bytes() == before
-    report = verify(output, target=options.get("target"), siblings=False)
-    assert plan.format == "safetensors" or report.verdict is plan.expected, [f.message for f in report.findings]
-    return Mended(output, plan, report)
+    output = output or path.with_name("new.pt")
+    return _carried_out(plan_convert(path, Conversion(**options), output), path, output, options.get("target"))
 
 
 def mend(path: Path, output: Path | None = None, **options: Any) -> Mended:
-    """Carry a plan out; the result is what the plan said, and the original as it was."""
-    output, before = output or path.with_name("new.pt"), path.read_bytes()
-    with plan_repair(path, request_of(**options), output) as repair:
-        plan = repair.plan
+    """Carry a repair out; the result is what the plan said, and the original as it was."""
+    output = output or path.with_name("new.pt")
+    target = str(options["target"]) if "target" in options else None
+    mended = _carried_out(plan_repair(path, request_of(**options), output), path, output, target)
+    if mended.plan.resumes_at is not None:
+        assert mended.report.verdict is Verdict.RESUMABLE
+        assert mended.report.epoch is not None
+    return mended
+
+
+def _carried_out(planned: Planned, path: Path, output: Path, target: Any) -> Mended:
+    before = path.read_bytes()
+    with planned:
+        plan = planned.plan
         assert plan.refused is None, plan.refused
         assert plan.steps, "nothing to do"
-        repair.apply(force=True)
+        planned.apply(force=True)
     assert path.read_bytes() == before
-    report = verify(output, target=str(options["target"]) if "target" in options else None, siblings=False)
-    assert report.verdict is plan.expected, [fact.message for fact in report.findings]
-    if plan.resumes_at is not None:
-        assert report.verdict is Verdict.RESUMABLE
-        assert report.epoch is not None
+    report = verify(output, target=target, siblings=False)
+    assert plan.format == "safetensors" or report.verdict is plan.expected, [f.message for f in report.findings]
     return Mended(output, plan, report)

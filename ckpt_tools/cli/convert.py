@@ -41,7 +41,6 @@ from ckpt_tools.findings import CkptError
 if TYPE_CHECKING:
     from ckpt_tools.conversions import Conversion
     from ckpt_tools.plans import Plan
-    from ckpt_tools.plans.apply import Planned
 
 __all__ = ["convert"]
 
@@ -144,10 +143,11 @@ def convert(
 
 @dataclass(frozen=True)
 class _Job:
-    """One file, and where its result goes; ``None``: beside it, under a name of its own."""
+    """One file, and where its result goes; ``None``: beside it, under a name of its own. ``below``: to --out-dir."""
 
     file: str
     output: str | None
+    below: bool = False
 
 
 def _request(asked: dict[str, Any]) -> Conversion:
@@ -215,7 +215,7 @@ def _below(folder: Path, files: list[str], paths: list[str], request: Conversion
             raise CkptError(f"{jobs[key].file} and {file} would both become {place}; convert them one by one")
         if place.resolve() == Path(file).resolve():
             raise CkptError(f"{file} lies in {folder} already; name another folder, or use --in-place")
-        jobs[key] = _Job(file, str(place))
+        jobs[key] = _Job(file, str(place), below=True)
     return list(jobs.values())
 
 
@@ -286,8 +286,7 @@ def _one(job: _Job, request: Conversion, how: How, alone: bool = False) -> _Done
             done.plan = planned.plan
             if tell:
                 print_plan(planned.plan)
-            _make_folder(planned, how)
-            done.ready = carry_out(planned, how, alone=alone)
+            done.ready = carry_out(planned, how, alone=alone, make_folder=job.below)
         if tell:
             _print_end(planned.plan, how, done.ready)
     except CkptError as error:
@@ -299,24 +298,6 @@ def _one(job: _Job, request: Conversion, how: How, alone: bool = False) -> _Done
             raise
         done.error, done.bug = bug_text(error), True
     return done
-
-
-def _make_folder(planned: Planned, how: How) -> None:
-    """The folder below --out-dir a result goes to, once there is one."""
-    waiting = planned.plan.needs_consent and not how.accept_loss
-    if (
-        how.output is None
-        and planned.archive is not None
-        and planned.plan.refused is None
-        and not (how.dry_run or waiting)
-    ):
-        folder = Path(planned.plan.output).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CkptError(
-                f"the folder {folder} can't be made: {error.strerror or error}; name another one"
-            ) from error
 
 
 # --- saying it ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import typer
 
 from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, progress_bar, say, shown
+from ckpt_tools.findings import CkptError
 
 if TYPE_CHECKING:
     from ckpt_tools.plans import PartPlan, Plan
@@ -27,6 +28,7 @@ __all__ = [
     "InPlace",
     "Json",
     "Output",
+    "asked",
     "carry_out",
     "file_size",
     "print_plan",
@@ -59,10 +61,11 @@ class How:
     json_: bool = False
 
 
-def carry_out(made: Planned, how: How, *, alone: bool = True) -> bool:
+def carry_out(made: Planned, how: How, *, alone: bool = True, make_folder: bool = False) -> bool:
     """Write what was planned, asking where something is lost and it is ``alone``; whether there was anything to write.
 
-    A plan that would need a word it does not get is refused. Raises ``CkptError`` where it can't be written.
+    ``make_folder``: the folder it goes to is made for it. A plan that would need a word it does not get is refused.
+    Raises ``CkptError`` where it can't be written.
     """
     plan, archive = made.plan, made.archive
     if plan.refused is not None or archive is None:
@@ -71,7 +74,13 @@ def carry_out(made: Planned, how: How, *, alone: bool = True) -> bool:
         if Path(plan.output).parent.is_dir():  # a folder below --out-dir is made when there is something to write
             made.check_places(force=how.force)
         return True
-    if not plan.needs_consent or how.accept_loss or (alone and _asked(how.json_)):
+    if (
+        not plan.needs_consent
+        or how.accept_loss
+        or (alone and asked("Something is lost that way. Write it?", how.json_))
+    ):
+        if make_folder:
+            _make_folder(Path(plan.output).parent)
         with progress_bar(archive.size if alone else 0, Path(plan.output).name) as progress:
             made.apply(force=how.force, progress=progress)
     else:
@@ -79,16 +88,23 @@ def carry_out(made: Planned, how: How, *, alone: bool = True) -> bool:
     return True
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CkptError(f"the folder {folder} can't be made: {error.strerror or error}; name another one") from error
+
+
 def waits(plan: Plan, how: How) -> bool:
     """Whether a dry run ends in a plan that would need a word."""
     return how.dry_run and plan.needs_consent and not how.accept_loss
 
 
-def _asked(json_: bool) -> bool:
+def asked(question: str, json_: bool) -> bool:
     """A yes on a terminal; never asked where there is none."""
     if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    return typer.confirm("Something is lost that way. Write it?", default=False)
+    return typer.confirm(question, default=False)
 
 
 def file_size(path: Path) -> int:

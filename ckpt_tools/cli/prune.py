@@ -12,7 +12,7 @@ import typer
 
 from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.guard import NO, YES
-from ckpt_tools.cli.plans import DryRun, Json
+from ckpt_tools.cli.plans import DryRun, Json, asked
 from ckpt_tools.cli.render import bytes_text, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError
 
@@ -87,7 +87,8 @@ def prune(
         raise
     if not json_:
         _print_plan(pruning)
-    agreed = bool(pruning.changes) and not dry_run and (yes or _asked(json_, pruning))
+    question = f"Change or remove {counted(len(pruning.changes), 'file')}?"
+    agreed = bool(pruning.changes) and not dry_run and (yes or asked(question, json_))
     if agreed:
         place = Path(move_to).expanduser().resolve() if move_to is not None else None
         with progress_bar(pruning.freed, "prune") as progress:
@@ -116,13 +117,6 @@ def _measured(text: str, units: dict[str, int], option: str, examples: str) -> f
     if match is None or match[2] not in units:
         raise CkptError(f"{option} {text}: write it as e.g. {examples}")
     return float(match[1]) * units[match[2]]
-
-
-def _asked(json_: bool, pruning: Pruning) -> bool:
-    """A yes on a terminal; without one the plan is all there is."""
-    if json_ or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return False
-    return typer.confirm(f"Change or remove {counted(len(pruning.changes), 'file')}?", default=False)
 
 
 def _document(pruning: Pruning, agreed: bool) -> dict[str, object]:

@@ -98,7 +98,6 @@ def move_tensors(case: Case, request: Conversion, told: bool = True) -> None:
 def _note_parts(case: Case, keys: set[str]) -> None:
     for part in case.found.parts:
         if any(tensor.storage is not None and tensor.storage.key in keys for tensor in part.tensors.values()):
-            case.draft.edited = True
             case.record(part, Outcome.EDITED)
 
 

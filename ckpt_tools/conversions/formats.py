@@ -73,9 +73,7 @@ def as_stream(case: Case, output: Path, ledger: bytes) -> Written:
         if not (isinstance(node.id, tuple) and len(node.id) >= 5 and node.id[0] == "storage"):
             return node.id
         kind, key, location, numel = node.id[1:5]
-        if (
-            isinstance(kind, GlobalRef) and kind.name == "UntypedStorage"
-        ):  # has no dtype, which the stream's reader wants
+        if isinstance(kind, GlobalRef) and kind.name == "UntypedStorage":  # the stream's reader wants one with a dtype
             kind = GlobalRef("torch", "ByteStorage", kind.position)
         if str(key) not in storages:
             held = _storage(case, kind, str(key), location, numel)

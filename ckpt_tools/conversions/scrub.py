@@ -16,7 +16,7 @@ from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.portable import path_objects
 from ckpt_tools.plans.draft import FRESH_ROOT
-from ckpt_tools.plans.edits import graph, rename_keys
+from ckpt_tools.plans.edits import graph, rename_keys, set_item
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.source import BytesSource, JoinedSource
 from ckpt_tools.tensors.modules import attributes_of, is_module
@@ -154,7 +154,7 @@ class _Scrub:
             empty = personal and (self.is_personal(key, value) or key in git)
             new = self.emptied(str(key), value) if empty else self.value(str(key), value)
             if new is not value:
-                _set(room, key, new)
+                set_item(room, key, new)
         if id(room) not in self.weights and id(room) not in self.attributes:
             self.keys(room)
 
@@ -277,10 +277,3 @@ def _texts(value: Node) -> Iterator[str]:
     held += [inner for _, inner in pairs_of(value)] if _only_texts(value) else []
     if all(isinstance(text, (str, bool, type(None))) for text in held):
         yield from (text for text in held if isinstance(text, str) and text)
-
-
-def _set(room: Node, key: Node, value: Node) -> None:
-    if isinstance(room, dict):
-        room[key] = value
-    elif room.pairs:
-        room.pairs = [(k, value if k == key else v) for k, v in room.pairs]

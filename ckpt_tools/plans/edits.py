@@ -9,7 +9,18 @@ from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
 
-__all__ = ["STRIDED", "become", "drop", "drop_node", "graph", "ordered_dict", "put", "rename_keys", "strided_call"]
+__all__ = [
+    "STRIDED",
+    "become",
+    "drop",
+    "drop_node",
+    "graph",
+    "ordered_dict",
+    "put",
+    "rename_keys",
+    "set_item",
+    "strided_call",
+]
 
 STRIDED = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 
@@ -17,7 +28,7 @@ STRIDED = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "t
 def put(root: Node, path: str, value: Node) -> None:
     """Set what lies at a dotted path; every key but the last must be there. Raises ``KeyError`` where one is not."""
     *way, last = path.split(".")
-    _set(_reach(root, way), last, value)
+    set_item(_reach(root, way), last, value)
 
 
 def drop_node(root: Node, node: Node) -> bool:
@@ -110,7 +121,8 @@ def _reach(root: Node, way: list[str]) -> Node:
     return root
 
 
-def _set(room: Node, key: str, value: Node) -> None:
+def set_item(room: Node, key: Node, value: Node) -> None:
+    """Set one entry of a mapping, or one attribute of an object. Raises ``KeyError`` for anything else."""
     if isinstance(room, dict):
         room[key] = value
     elif isinstance(room, Call) and is_mapping(room):
@@ -119,7 +131,7 @@ def _set(room: Node, key: str, value: Node) -> None:
         place = next((index for index, pair in enumerate(pairs) if pair[0] == key), len(pairs))
         room.pairs = [*pairs[:place], (key, value), *pairs[place + 1 :]]
     elif isinstance(room, Call) and room.states and is_mapping(room.states[-1]):
-        _set(room.states[-1], key, value)
+        set_item(room.states[-1], key, value)
     else:
         raise KeyError(key)
 

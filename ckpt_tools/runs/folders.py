@@ -13,8 +13,8 @@ from ckpt_tools.findings import CkptError
 
 __all__ = ["Run", "checkpoints_in", "find_runs", "is_backup"]
 
-# Folders of a run in which trainers keep its checkpoints (YOLO; Lightning and mmengine's own; many scripts).
 BACKUP = re.compile(r"\.bak\d*$", re.I)
+# Folders of a run in which trainers keep its checkpoints (YOLO; Lightning and mmengine's own; many scripts).
 INNER = ("weights", "checkpoints", "ckpt", "ckpts", "checkpoint")
 
 

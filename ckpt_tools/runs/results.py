@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Recognised
 from ckpt_tools.layouts.parts import dict_of, plain
 
-__all__ = ["read_results", "results_of", "trained_epoch"]
+__all__ = ["Results", "read_results", "results_of", "trained_epoch"]
+
+Results = Mapping[int, Mapping[str, float]]  # of each epoch, counted from 0, its numbers by name
 
 
 def trained_epoch(found: Recognised, path: Path) -> int | None:
@@ -45,7 +47,7 @@ def read_results(path: Path) -> int:
     return max(rows)
 
 
-def results_of(path: Path) -> dict[int, dict[str, float]]:
+def results_of(path: Path) -> Results:
     """The numbers of each epoch, counted from 0, in a results.csv; none where there is no such table."""
     try:
         return _rows(path)
@@ -53,7 +55,7 @@ def results_of(path: Path) -> dict[int, dict[str, float]]:
         return {}
 
 
-def _rows(path: Path) -> dict[int, dict[str, float]]:
+def _rows(path: Path) -> Results:
     """The rows of a results.csv by epoch; ultralytics counts it from 0 up to 8.0.x and from 1 since, yolov5 from 0."""
     try:
         with open(path, newline="", encoding="utf-8") as file:

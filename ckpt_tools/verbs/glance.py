@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.checks.context import Context, Target
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts.metrics import metrics_of
-from ckpt_tools.runs import results_of, trained_epoch
+from ckpt_tools.runs import Results, trained_epoch
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["Glance", "best_first", "glance"]
@@ -37,7 +38,9 @@ class Glance:
         return self.epoch, self.status.st_mtime_ns
 
 
-def glance(path: Path, status: os.stat_result, target: Target | None = None, results: Path | None = None) -> Glance:
+def glance(
+    path: Path, status: os.stat_result, target: Target | None = None, results: Results = MappingProxyType({})
+) -> Glance:
     """Look at a file; metrics it does not hold are those of its epoch in ``results``. Raises ``CkptError``."""
     with open_checkpoint(path) as checkpoint:
         report = verify_checkpoint(checkpoint, Context(quick=True, target=target), siblings=False)
@@ -46,9 +49,8 @@ def glance(path: Path, status: os.stat_result, target: Target | None = None, res
         if found is not None and (epoch is None or epoch < 0):
             epoch = trained_epoch(found, path)
         metrics = metrics_of(found) if found is not None else {}
-    if results is not None and epoch is not None:
-        metrics = {**results_of(results).get(epoch, {}), **metrics}
-    return Glance(path, report, -1 if epoch is None else epoch, status, metrics)
+    known = -1 if epoch is None else epoch
+    return Glance(path, report, known, status, {**results.get(known, {}), **metrics})
 
 
 def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:

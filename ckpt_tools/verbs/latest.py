@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,18 +81,10 @@ def _over(candidates: list[Glance]) -> Glance | None:
     finished = [one for one in candidates if one.report.verdict is Verdict.FINISHED]
     going_on = [one for one in candidates if one.report.verdict is Verdict.RESUMABLE]
     for one in finished:
-        key: Callable[[Glance], int] = _epoch if one.epoch >= 0 else _written
-        if all(key(one) >= key(other) for other in going_on):
+        by = 0 if one.epoch >= 0 else 1  # by epoch, or where it knows none by time
+        if all(one.order[by] >= other.order[by] for other in going_on):
             return one
     return None
-
-
-def _epoch(one: Glance) -> int:
-    return one.epoch
-
-
-def _written(one: Glance) -> int:
-    return one.status.st_mtime_ns
 
 
 def _first(

@@ -14,7 +14,7 @@ from typing import Any
 
 from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import CkptError, Verdict
-from ckpt_tools.runs import Run, can_reflink, digest, find_runs, is_backup, reflink
+from ckpt_tools.runs import Results, Run, can_reflink, digest, find_runs, is_backup, reflink, results_of
 from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.glance import Glance, best_first, glance
 from ckpt_tools.verbs.verify import verify
@@ -159,26 +159,28 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
 
 def _guards(run: RunPlan) -> list[Entry]:
     """What must still be there when something goes: one of those that can be resumed, else one of those that stay."""
-    stay = run.of(KEEP)
-    stay += run.of(SHARE)
+    stay = run.of(KEEP) + run.of(SHARE)
     return [entry for entry in stay if entry.verdict == str(Verdict.RESUMABLE)] or stay
 
 
 def _plan_run(run: Run, rules: Rules) -> RunPlan:
     """The plan of one run, once all that is to stay in it has been read in full."""
     plan, candidates = RunPlan(run.folder), []
-    pointed_at = _pointed_at(run)
+    pointed_at, results = _pointed_at(run), results_of(run.folder / "results.csv")
     for path, status in run.files:
-        found = _candidate(path, status, run.folder)
+        found = _candidate(path, status, results)
         if isinstance(found, Entry):
             plan.files.append(found)
         else:
             candidates.append(found)
     bad: set[Path] = set()
+    read: set[Path] = set()
     while True:
         sound = sorted((one for one in candidates if one.path not in bad), key=lambda one: one.order, reverse=True)
         reasons = _reasons(sound, rules, pointed_at)
-        fallen = {one.path for one in sound if reasons[one.path] and not _verified(one)}
+        unread = [one for one in sound if reasons[one.path] and one.path not in read]
+        read.update(one.path for one in unread)
+        fallen = {one.path for one in unread if not _verified(one)}
         if not fallen:
             break
         bad |= fallen  # what turned out to be damaged keeps nothing from staying in its place
@@ -192,14 +194,14 @@ def _plan_run(run: Run, rules: Rules) -> RunPlan:
     return plan
 
 
-def _candidate(path: Path, status: os.stat_result, folder: Path) -> Glance | Entry:
+def _candidate(path: Path, status: os.stat_result, results: Results) -> Glance | Entry:
     """A file the rules are for, or why it is left alone."""
     if path.is_symlink():
         return Entry(path, LEAVE, ["a link"])
     if time.time() - status.st_mtime < SETTLED:
         return Entry(path, LEAVE, [f"written to less than {SETTLED} seconds ago"], status.st_size)
     try:
-        found = glance(path, status, results=folder / "results.csv")
+        found = glance(path, status, results=results)
     except CkptError as error:
         return Entry(path, LEAVE, [f"can't be read: {error}"], status.st_size)
     why = LEFT_ALONE.get(found.report.verdict) if found.report.verdict is not None else "can't be judged"
@@ -386,12 +388,8 @@ def _plan_strip(entry: Entry) -> None:
     with plan_convert(entry.path, Conversion(strip=True), entry.path) as made:
         after = made.archive.size if made.archive is not None else entry.size
         if made.plan.refused is not None or made.plan.needs_consent or after >= entry.size:
-            why = (
-                made.plan.refused or "stripping it would lose more than the optimizer"
-                if after < entry.size
-                else "stripped"
-            )
-            entry.action, entry.reasons = KEEP, [f"nothing to strip: {why}"]
+            more = "stripping it would lose more than the optimizer" if made.plan.needs_consent else "it is stripped"
+            entry.action, entry.reasons = KEEP, [f"nothing to strip: {made.plan.refused or more}"]
         entry.frees = entry.size - after if entry.action == STRIP else 0
 
 
