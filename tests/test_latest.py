@@ -132,6 +132,12 @@ class TestWhenARunIsOver:
         newer = aged(write(at(0), "runs/detect/train2/weights/last.pt"), -2)
         assert latest(run).path == newer
 
+    def test_copy_that_was_stripped_here_does_not_end_a_run(self, run: Path) -> None:
+        last = run / WEIGHTS / "last.pt"
+        with ckpt_tools.plan_convert(last, ckpt_tools.Conversion(strip=True)) as conversion:
+            conversion.apply()
+        assert latest(run).path == last
+
     def test_new_run_in_the_same_folder_goes_on(self, run: Path, write: Write) -> None:
         aged(write(stripped_checkpoint(), f"{WEIGHTS}/best.pt"), 4)
         assert latest(run).path == run / WEIGHTS / "last.pt"

@@ -9,7 +9,7 @@ from ckpt_tools.checkpoint import Checkpoint, read_ledger
 from ckpt_tools.checks.names import few
 from ckpt_tools.findings import Finding, finding
 
-__all__ = ["check_repaired", "records"]
+__all__ = ["check_repaired", "records", "steps_of"]
 
 LONGEST_HISTORY = 20
 OWN = ("kept", "edited", "cast", "dropped")  # outcomes of parts that lost nothing against anybody's will
@@ -46,8 +46,12 @@ def _lost(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(record: dict[str, Any]) -> dict[str, Any]:
-    steps = [str(step.get("name")) for step in _entries(record, "steps")]
-    return {"steps": few(list(dict.fromkeys(steps)), 6) or "nothing"}
+    return {"steps": few(list(dict.fromkeys(steps_of(record))), 6) or "nothing"}
+
+
+def steps_of(record: dict[str, Any]) -> list[str]:
+    """The names of the steps a ledger tells of."""
+    return [str(step.get("name")) for step in _entries(record, "steps")]
 
 
 NOTES = {"repaired": _lost, "converted": _changes}

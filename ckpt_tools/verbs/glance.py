@@ -12,6 +12,7 @@ from typing import Any
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.checks.context import Context, Target
+from ckpt_tools.checks.repaired import records, steps_of
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts.metrics import metrics_of
 from ckpt_tools.runs import Results, trained_epoch
@@ -24,13 +25,17 @@ LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "wer", "cer", "perplexity", "f
 
 @dataclass(frozen=True)
 class Glance:
-    """The verdict by structure, the last epoch it finished (-1: unknown), when it was written, and its metrics."""
+    """The verdict by structure, the last epoch it finished (-1: unknown), when it was written, and its metrics.
+
+    ``stripped_here``: ``convert --strip`` or ``prune --strip-old`` stripped it, which says nothing about its run.
+    """
 
     path: Path
     report: Report
     epoch: int
     status: os.stat_result
     metrics: dict[str, Any]
+    stripped_here: bool = False
 
     @property
     def order(self) -> tuple[int, int]:
@@ -49,8 +54,9 @@ def glance(
         if found is not None and (epoch is None or epoch < 0):
             epoch = trained_epoch(found, path)
         metrics = metrics_of(found) if found is not None else {}
+        stripped_here = any(step == "strip" for record in records(checkpoint) for step in steps_of(record))
     known = -1 if epoch is None else epoch
-    return Glance(path, report, known, status, {**results.get(known, {}), **metrics})
+    return Glance(path, report, known, status, {**results.get(known, {}), **metrics}, stripped_here)
 
 
 def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:

@@ -78,7 +78,7 @@ def _candidates(run: Run, outcome: Newest, target: Target | None) -> list[Glance
 
 def _over(candidates: list[Glance]) -> Glance | None:
     """The file that says that the run is over: finished, and neither older nor less trained than what could go on."""
-    finished = [one for one in candidates if one.report.verdict is Verdict.FINISHED]
+    finished = [one for one in candidates if one.report.verdict is Verdict.FINISHED and not one.stripped_here]
     going_on = [one for one in candidates if one.report.verdict is Verdict.RESUMABLE]
     for one in finished:
         by = 0 if one.epoch >= 0 else 1  # by epoch, or where it knows none by time
