@@ -21,6 +21,7 @@ LIGHT = (*HEAVY, "numpy", "rich", "deepdiff", "yaml", "isal")
 ROOMS: dict[str, set[str]] = {
     "findings": set(),
     "source": {"findings"},
+    "placing": set(),
     "container": {"findings", "source"},
     "pickles": {"findings"},
     "policy": {"findings", "pickles"},
@@ -29,10 +30,10 @@ ROOMS: dict[str, set[str]] = {
     "checkpoint": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts"},
     "checks": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint"},
     "configs": {"findings"},
-    "runs": {"findings", "source", "layouts", "checkpoint"},
+    "runs": {"findings", "source", "placing", "layouts", "checkpoint"},
     "plans": {
         *("findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint", "checks"),
-        *("configs", "runs"),
+        *("placing", "configs", "runs"),
     },
     "conversions": {
         *("findings", "source", "container", "pickles", "tensors", "layouts", "checkpoint", "checks", "configs"),
@@ -47,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "verbs.glance": {"findings", "checkpoint", "checks", "layouts", "runs", "verbs.verify"},
     "verbs.latest": {"findings", "checks", "runs", "verbs.glance", "verbs.verify"},
     "verbs.convert": {"findings", "source", "checkpoint", "checks", "plans", "conversions", "verbs.verify"},
-    "verbs.prune": {"findings", "conversions", "runs", "verbs.convert", "verbs.glance", "verbs.verify"},
+    "verbs.prune": {"findings", "placing", "conversions", "runs", "verbs.convert", "verbs.glance", "verbs.verify"},
     "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }

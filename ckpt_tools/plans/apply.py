@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict, decide
+from ckpt_tools.placing import PRIVATE, SPARE, beside, free_space, publish
 from ckpt_tools.plans.model import Plan
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
 
@@ -28,7 +28,6 @@ __all__ = ["Check", "Planned", "apply_archive", "backup_name", "check_place", "r
 SETTLED = 60  # seconds after the last write before a file is replaced without being asked twice
 SEND, SEND_FROM = 8 << 20, 1 << 20  # bytes that are sent on their way to the disk at once: at most, at least
 WRITERS, SEVERAL_FROM = 2, 128 << 20  # threads, and bytes of an archive from which they pay
-SPARE = 1 << 20  # bytes that must stay free
 LARGEST_SIDECAR = 64 << 20  # bytes
 Check = Callable[[Path, JoinedSource], None]  # raises ``CkptError`` where a file is not what was to be written
 Progress = Callable[[int], None]
@@ -126,10 +125,9 @@ def check_place(output: Path, original: Path, size: int, *, in_place: bool, forc
             f"{original} was written to {max(0, round(age))} seconds ago, perhaps by a trainer that still runs; "
             "wait a minute, or add --force"
         )
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage(folder).free
-        if free < size + SPARE:
-            raise CkptError(f"{folder} has {free} bytes free, the result needs {size}; free some space, or name -o")
+    free = free_space(folder)
+    if free is not None and free < size + SPARE:
+        raise CkptError(f"{folder} has {free} bytes free, the result needs {size}; free some space, or name -o")
 
 
 def backup_name(path: Path) -> Path:
@@ -157,32 +155,29 @@ def apply_archive(
     replaced. Raises ``CkptError`` where a source changed meanwhile, a checksum is not what it was, or the disk
     refuses; nothing is changed then.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent)
-    temporary = Path(name)
     try:
-        with open(handle, "wb", buffering=0) as file:
-            _copy(archive, file.fileno(), progress)
-            os.fsync(file.fileno())
-        check(temporary, archive)
-        if archive.changed():
-            raise CkptError(f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again")
-        _adopt(temporary, like)
-        close()
-        if backup is not None:
-            _keep(output, backup)
-        try:
-            os.replace(temporary, output)
-        except OSError:
+        with beside(output, PRIVATE) as temporary:
+            with open(temporary, "r+b", buffering=0) as file:
+                _copy(archive, file.fileno(), progress)
+                os.fsync(file.fileno())
+            check(temporary, archive)
+            if archive.changed():
+                raise CkptError(
+                    f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again"
+                )
+            _adopt(temporary, like)
+            close()
             if backup is not None:
-                backup.unlink()
-            raise
-        _sync_folder(output.parent)
+                _keep(output, backup)
+            try:
+                publish(temporary, output)
+            except OSError:
+                if backup is not None:
+                    backup.unlink()
+                raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise CkptError(f"{output} can't be written: {reason}; nothing was changed") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _copy(archive: JoinedSource, handle: int, progress: Progress | None) -> None:
@@ -262,26 +257,10 @@ def _keep(path: Path, backup: Path) -> None:
     try:
         os.link(path, backup)
     except OSError:
-        handle, name = tempfile.mkstemp(prefix=f".{backup.name}.", suffix=".tmp", dir=backup.parent)
-        try:
-            with open(path, "rb") as old, open(handle, "wb") as new:
+        with beside(backup, PRIVATE) as temporary:
+            with open(path, "rb") as old, open(temporary, "r+b") as new:
                 shutil.copyfileobj(old, new, BUFFER_SIZE)
                 new.flush()
                 os.fsync(new.fileno())
-            shutil.copystat(path, name)
-            os.replace(name, backup)
-        finally:
-            with contextlib.suppress(OSError):
-                os.remove(name)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the system can."""
-    if os.name == "nt":
-        return
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            shutil.copystat(path, temporary)
+            publish(temporary, backup)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
+from ckpt_tools.placing import beside
 from ckpt_tools.source import BUFFER_SIZE, blocks, open_source
 
 __all__ = ["can_reflink", "digest", "reflink"]
@@ -34,20 +33,12 @@ def reflink(source: Path, target: Path) -> bool:
 
 def can_reflink(folder: Path) -> bool:
     """Whether files in a folder can share blocks: tried with two small ones, which go again."""
-    made: list[Path] = []
     try:
-        for _ in range(2):
-            handle, name = tempfile.mkstemp(prefix=".ckpt-", suffix=".tmp", dir=folder)
-            made.append(Path(name))
-            with open(handle, "wb") as file:
-                file.write(b"x")
-        return reflink(*made)
+        with beside(folder / "ckpt") as one, beside(folder / "ckpt") as other:
+            one.write_bytes(b"x")
+            return reflink(one, other)
     except OSError:
         return False
-    finally:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def digest(path: str | os.PathLike[str]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 
 from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.placing import PRIVATE, beside, publish, sync_file, sync_folder
 from ckpt_tools.runs import Results, Run, can_reflink, digest, find_runs, is_backup, reflink, results_of
 from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.glance import Glance, best_first, glance
@@ -361,26 +361,21 @@ def _share(entry: Entry, hardlink: bool) -> None:
     """Put a link in the place of a file, once it is there under another name; time and rights stay."""
     assert entry.twin is not None
     assert entry.status is not None
-    handle, name = tempfile.mkstemp(prefix=f".{entry.path.name}.", suffix=".tmp", dir=entry.path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        if _changed(entry.twin):
-            raise CkptError(f"{entry.twin.path.name} changed meanwhile; plan again")
-        if hardlink:
-            temporary.unlink()
-            os.link(entry.twin.path, temporary)
-        elif reflink(entry.twin.path, temporary) and temporary.stat().st_size == entry.size:
-            shutil.copystat(entry.path, temporary)
-        else:
-            raise CkptError("the file system could not share its bytes")
-        os.replace(temporary, entry.path)
+        with beside(entry.path, PRIVATE) as temporary:
+            if _changed(entry.twin):
+                raise CkptError(f"{entry.twin.path.name} changed meanwhile; plan again")
+            if hardlink:
+                temporary.unlink()
+                os.link(entry.twin.path, temporary)
+            elif reflink(entry.twin.path, temporary) and temporary.stat().st_size == entry.size:
+                shutil.copystat(entry.path, temporary)
+            else:
+                raise CkptError("the file system could not share its bytes")
+            publish(temporary, entry.path)
         entry.done = True
     except (OSError, CkptError) as error:
         entry.error = str(getattr(error, "strerror", None) or error)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _plan_strip(entry: Entry) -> None:
@@ -430,12 +425,11 @@ def _move(path: Path, place: Path) -> None:
         place, number = first.with_name(f"{first.name}.{number}"), number + 1
     try:
         path.rename(place)
+        sync_folder(place.parent)
     except OSError:
-        part = place.with_name(f".{place.name}.part")
-        try:
-            shutil.copy2(path, part)
-            os.replace(part, place)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
+        with beside(place, PRIVATE) as temporary:
+            shutil.copyfile(path, temporary)
+            sync_file(temporary)
+            shutil.copystat(path, temporary)
+            publish(temporary, place)
         path.unlink()

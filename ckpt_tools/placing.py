@@ -1,0 +1,70 @@
+"""How a file comes to its name: written beside it under another, made to last, then renamed.
+
+Killed at any moment, what bears the name is the whole old file or the whole new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["PRIVATE", "SPARE", "beside", "free_space", "publish", "sync_file", "sync_folder"]
+
+PRIVATE, USUAL = 0o600, 0o666  # rights of a new file: for us alone; what the user's umask leaves
+SPARE = 1 << 20  # bytes that must stay free
+LONGEST_NAME = 200  # bytes of the name that are kept in that of the temporary file; the limit is 255
+
+
+@contextlib.contextmanager
+def beside(output: Path, mode: int = USUAL) -> Iterator[Path]:
+    """An empty file in the folder of ``output``, that no pattern for checkpoints matches; it goes if it is still there.
+
+    Raises ``OSError`` where it can't be made.
+    """
+    name = os.fsencode(output.name)[:LONGEST_NAME].decode(errors="ignore")
+    temporary = output.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def publish(temporary: Path, output: Path) -> None:
+    """Give a file that is on the disk its name, and let the name last through a power cut. Raises ``OSError``."""
+    os.replace(temporary, output)
+    sync_folder(output.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until all bytes of a file are on the disk. Raises ``OSError``."""
+    handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut, where the system can."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def free_space(folder: Path) -> int | None:
+    """Bytes a folder's disk has free for us; ``None`` where it can't be asked."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
