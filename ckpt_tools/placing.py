@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PRIVATE", "SPARE", "beside", "free_space", "publish", "sync_file", "sync_folder"]
+__all__ = ["PRIVATE", "SPARE", "beside", "free_space", "publish", "sweep", "sync_file", "sync_folder"]
 
 PRIVATE, USUAL = 0o600, 0o666  # rights of a new file: for us alone; what the user's umask leaves
 SPARE = 1 << 20  # bytes that must stay free
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+FORSAKEN = 60  # seconds after the last write before a temporary file is taken for a dead process's
 LONGEST_NAME = 200  # bytes of the name that are kept in that of the temporary file; the limit is 255
 
 
@@ -33,6 +37,17 @@ def beside(output: Path, mode: int = USUAL) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sweep(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove temporary files of outputs so named that nobody has written to for a minute: their process was killed."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            match = TEMPORARY.fullmatch(path.name)
+            if match is not None and names.fullmatch(match[1]):
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > FORSAKEN:
+                        path.unlink()
 
 
 def publish(temporary: Path, output: Path) -> None:

@@ -15,7 +15,8 @@ METRIC_KEYS = ("best_fitness", "best_acc", "best_acc1", "loss", "acc", "metric",
 
 def metrics_of(found: Recognised) -> dict[str, Any]:
     """The metrics by name, as far as the file keeps them."""
-    metrics = {str(key): value_of(value) for key, value in dict_of(found.value("train_metrics")).items()}
+    stored = dict_of(found.value(found.layout.roles.get("metrics", "metrics")))
+    metrics = {str(key): value_of(value) for key, value in stored.items()}
     for key in METRIC_KEYS:
         value = value_of(found.value(key))
         if isinstance(value, (int, float)) and not isinstance(value, bool):

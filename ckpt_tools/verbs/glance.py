@@ -18,7 +18,7 @@ from ckpt_tools.layouts.metrics import metrics_of
 from ckpt_tools.runs import Results, trained_epoch
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
-__all__ = ["Glance", "best_first", "glance"]
+__all__ = ["Glance", "best_first", "glance", "lower_is_better"]
 
 LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "wer", "cer", "perplexity", "fid")  # words in names of metrics
 
@@ -59,6 +59,11 @@ def glance(
     return Glance(path, report, known, status, {**results.get(known, {}), **metrics}, stripped_here)
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether the best value of a metric is the smallest, by the words in its name."""
+    return any(word in metric.lower() for word in LOWER_IS_BETTER)
+
+
 def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:
     """Those that have a metric, the best first; equal ones as given. Raises ``CkptError`` where none has it."""
     names = {name for one in files for name in one.metrics}
@@ -67,5 +72,5 @@ def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:
     known = [(value, one) for value, one in values if isinstance(value, (int, float)) and isfinite(value)]
     if not known and files:
         raise CkptError(f"no checkpoint has a metric {metric}; there are: {', '.join(sorted(names)) or 'none'}")
-    down = any(word in str(name).lower() for word in LOWER_IS_BETTER)
+    down = lower_is_better(str(name))
     return [one for _, one in sorted(known, key=lambda pair: pair[0] if down else -pair[0])]

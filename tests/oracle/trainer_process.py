@@ -8,10 +8,12 @@ with ``os._exit`` right behind a save. What ultralytics prints goes to LOG.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,14 @@ Outcome = dict[str, Any]
 
 
 def train(job: Job) -> Outcome:
-    """Train in ``folder``; with ``stop_after`` the process dies behind the save of that epoch (counted from 0)."""
+    """Train in ``folder``; with ``stop_after`` the process dies behind the save of that epoch (counted from 0).
+
+    With ``die_in`` it is killed while it writes the ``last.pt`` of that epoch.
+    """
     from ultralytics import YOLO
 
+    if job.get("die_in") is not None:
+        die_writing(job["die_in"])
     model = YOLO(job["network"])
     if job["stop_after"] is not None:
         model.add_callback(
@@ -37,6 +44,21 @@ def train(job: Job) -> Outcome:
     fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
     model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
     return {"kind": "finished"}
+
+
+def die_writing(epoch: int) -> None:
+    """Let this process be killed when half of an epoch's ``last.pt`` is written."""
+    write_bytes, saves = Path.write_bytes, itertools.count()
+
+    def write_half(path: Path, data: bytes) -> int:
+        if path.name != "last.pt" or next(saves) != epoch:
+            return write_bytes(path, data)
+        with open(path, "wb", buffering=0) as file:
+            file.write(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    Path.write_bytes = write_half  # type: ignore[assignment,method-assign]
 
 
 def edit(job: Job) -> Outcome:
@@ -68,6 +90,40 @@ def go_on(job: Job) -> Outcome:
     model = YOLO(job["path"])
     model.add_callback("on_model_save", lambda trainer: trainer.epoch == job["stop_after"] and os._exit(STOPPED_DEAD))
     model.train(resume=True, save_dir=job["save_dir"])
+    return {"kind": "finished"}
+
+
+def killed(job: Job) -> Outcome:
+    """Train with a save behind every batch, and be killed ``after`` seconds behind the first one.
+
+    ``guarded`` tells whether :func:`ckpt_tools.training.guard` makes the saves, or the trainer itself.
+    """
+    from ultralytics import YOLO
+
+    from ckpt_tools.training import guard
+
+    def save(trainer: Any) -> None:
+        trainer.save_model()
+
+    begun: list[bool] = []
+
+    def kill_soon(trainer: Any) -> None:
+        if not begun:
+            begun.append(True)
+            process = os.getpid()
+            if os.fork() == 0:
+                time.sleep(job["after"])
+                os.kill(process, signal.SIGKILL)
+                os._exit(0)
+
+    model = YOLO(job["network"])
+    if job["guarded"]:
+        guard(model, every_batches=1)
+    else:
+        model.add_callback("on_train_batch_end", save)
+    model.add_callback("on_train_batch_end", kill_soon)
+    fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
+    model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
     return {"kind": "finished"}
 
 
@@ -262,6 +318,7 @@ JOBS = {
     "edit": edit,
     "graft": graft,
     "go_on": go_on,
+    "killed": killed,
     "override": override,
     "resume": resume,
     "groups": groups,
@@ -295,7 +352,10 @@ def run(job: Job) -> Outcome:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if said:
         return dict(json.loads(said))
-    return {"kind": "stopped" if status == STOPPED_DEAD else "failed", "message": f"exit status {status}"}
+    return {
+        "kind": "stopped" if status in (STOPPED_DEAD, -signal.SIGKILL) else "failed",
+        "message": f"exit status {status}",
+    }
 
 
 def warm_up() -> None:

@@ -1,0 +1,127 @@
+"""transformers: the folders its ``Trainer`` writes are verified, rotated, and found again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ckpt_tools.checkpoint import CHECKPOINT_NAMES, SAFETENSORS
+from ckpt_tools.container import read_safetensors
+from ckpt_tools.findings import CkptError
+from ckpt_tools.placing import sync_file, sync_folder
+from ckpt_tools.source import open_source
+from ckpt_tools.training import processes
+from ckpt_tools.training.files import broken
+from ckpt_tools.verbs.verify import verify
+
+__all__ = ["VerifyCheckpoints", "latest_checkpoint"]
+
+LOG = logging.getLogger("ckpt_tools")
+NAME = re.compile(r"checkpoint-(\d+)")
+STATE = "trainer_state.json"  # written last (transformers 5.23, trainer.py _save_checkpoint)
+OPTIMIZERS = ("optimizer.*", "optimizer_*", "global_step*")  # plain, FSDP, DeepSpeed
+
+
+class VerifyCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """A callback in place of ``save_total_limit``: ``Trainer(…, callbacks=[VerifyCheckpoints(keep=3)])``.
+
+    After each save every file of the folder is synced and verified. A folder that is not good is renamed to
+    ``damaged-checkpoint-N``, so that no resume takes it; of the good ones the newest ``keep`` stay, and the trainer's
+    best. Nothing is removed before the new one was verified.
+    """
+
+    def __init__(self, keep: int = 3) -> None:
+        if keep < 1:
+            raise CkptError(f"keep={keep}: at least the newest checkpoint must stay; give 1 or more")
+        self.keep = keep
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Say where the trainer's own rotation could remove the last good folder."""
+        if args.save_total_limit and state.is_world_process_zero:
+            LOG.warning(
+                "save_total_limit removes folders before new ones are verified; leave it out, keep=%d rotates",
+                self.keep,
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Verify what was just written, then let go of what is no longer needed."""
+        processes.agreed(0)  # every rank writes a file of its own into the folder
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        if not folder.is_dir():
+            return
+        why = problem(folder)
+        if why is not None:
+            aside = _free_name(folder)
+            folder.rename(aside)
+            LOG.warning("%s is not good and was renamed to %s: %s", folder, aside.name, why)
+            return
+        best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
+        for old in _found(folder.parent)[self.keep :]:
+            if best is None or old.resolve() != best.resolve():
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(output_dir: str | PathLike[str]) -> str | None:
+    """The newest folder that is whole and verified, for ``resume_from_checkpoint``; ``None`` where there is none.
+
+    Folders that are passed over are named in the log, each with why.
+    """
+    for folder in _found(Path(output_dir)):
+        why = problem(folder)
+        if why is None:
+            return str(folder)
+        LOG.warning("passed over %s: %s", folder, why)
+    return None
+
+
+def problem(folder: Path) -> str | None:
+    """Why a training can't go on from a folder, ``None`` where it can; its files are on the disk afterwards."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or "global_step" not in state:
+            return f"{STATE} holds no state"
+        if not any(next(folder.glob(pattern), None) for pattern in OPTIMIZERS):
+            return "the optimizer is missing: a resume would start a fresh one without a word"
+        for path in sorted(folder.rglob("*")):
+            why = _problem_of(path) if path.is_file() else None
+            if why is not None:
+                return f"{path.name}: {why}"
+        sync_folder(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _problem_of(path: Path) -> str | None:
+    sync_file(path)
+    name = path.name.lower()
+    try:
+        if name.endswith(SAFETENSORS):
+            with open_source(path) as source:
+                read_safetensors(source)
+        elif name.endswith((*CHECKPOINT_NAMES, ".bin")) and path.name != "training_args.bin":
+            fact = broken(verify(path, siblings=False))
+            return fact.message if fact is not None else None
+    except CkptError as error:
+        return str(error)
+    return None
+
+
+def _found(folder: Path) -> list[Path]:
+    """The checkpoint folders in a run's folder, the one of the last step first."""
+    steps = {path: NAME.fullmatch(path.name) for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+    return sorted((path for path, match in steps.items() if match), key=lambda path: -int(path.name.split("-")[1]))
+
+
+def _free_name(folder: Path) -> Path:
+    names = (folder.with_name(f"damaged-{folder.name}{f'.{number}' if number else ''}") for number in range(1000))
+    return next(name for name in names if not name.exists())

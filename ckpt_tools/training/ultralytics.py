@@ -1,0 +1,196 @@
+"""``guard``: an ultralytics training whose saves are whole, verified, and more frequent.
+
+The trainer writes ``last.pt`` over in its place (``write_bytes``, 8.4.190; ``torch.save`` before 8.3), so a process
+that dies inside a save leaves no good file. Guarded, its own ``save_model`` writes to names nobody else looks for;
+what it wrote is verified and then renamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ckpt_tools.findings import CkptError
+from ckpt_tools.placing import SPARE, free_space, publish, sync_file
+from ckpt_tools.training.files import broken, drop_earlier, keep_earlier
+from ckpt_tools.training.signals import STOP, Wish
+from ckpt_tools.verbs.verify import verify
+
+__all__ = ["guard"]
+
+LOG = logging.getLogger("ckpt_tools")
+STAGE, UNREADY = ".ckpt-guard", ".tmp"  # the folder a save is written to, and what its files are called till verified
+UPDATED = ["yaml", "nc", "args", "names", "stride", "class_weights"]  # attributes the trainer gives the EMA each epoch
+
+
+def guard(
+    model: Any,
+    *,
+    every_seconds: float | None = None,
+    every_batches: int | None = None,
+    keep: int = 1,
+    signals: Iterable[int] = STOP,
+) -> Any:
+    """Guard the training of an ultralytics model (or trainer); returns it. Call it before ``train``, also for a resume.
+
+    - Each save is written aside, synced, verified, and renamed: ``last.pt``, ``best.pt`` and ``epochN.pt`` are always
+      whole. A save that is damaged, or holds NaN, is not taken; the last good one stays, and the log says so.
+    - ``keep`` earlier states of ``last.pt`` stay as ``last.pt.bak``, ``last.pt.bak2`` …, until the run is over.
+    - ``every_seconds`` and ``every_batches`` save inside an epoch, too. The trainer resumes at the beginning of an
+      epoch: it repeats the one under way, from the newer weights. A save inside the very first epoch counts as that
+      epoch, since the trainer resumes from none before it; what was left of the epoch is not trained then.
+    - Before a save the free disk space is checked; where it does not suffice, the save is left out, training goes on.
+    - After one of ``signals`` the next batch is followed by a save, and the process ends (128 + the signal's number).
+
+    Raises ``CkptError`` where the model takes no callbacks.
+    """
+    if not hasattr(model, "add_callback"):
+        raise CkptError(f"guard wants an ultralytics model or trainer, not a {type(model).__name__}")
+    for name, value in (("every_seconds", every_seconds), ("every_batches", every_batches)):
+        if value is not None and value <= 0:
+            raise CkptError(f"{name}={value}: give a number above 0, or None for never")
+    watchman = Guard(every_seconds, every_batches, keep, tuple(signals))
+    model.add_callback("on_pretrain_routine_start", watchman.prepare)
+    model.add_callback("on_train_batch_end", watchman.batch)
+    model.add_callback("on_train_end", watchman.over)
+    model.add_callback("teardown", watchman.leave)
+    return model
+
+
+class Guard:
+    """The callbacks of one training. With several devices the trainer pickles them for its processes."""
+
+    def __init__(
+        self, every_seconds: float | None, every_batches: int | None, keep: int, signals: tuple[int, ...]
+    ) -> None:
+        self.every_seconds, self.every_batches, self.keep, self.signals = every_seconds, every_batches, keep, signals
+        self.batches = 0
+        self.saved_at = 0.0
+        self.size = 0  # bytes the last save needed
+        self.writes = True
+        self.wish: Wish | None = None
+
+    def prepare(self, trainer: Any) -> None:
+        """Put ourselves between the trainer and its files, in the process that writes them."""
+        self.wish = Wish(self.signals)
+        self.writes = os.environ.get("RANK", "-1") in ("-1", "0")
+        if not self.writes:
+            return  # and outlive the signal until rank 0 has saved
+        shutil.rmtree(Path(trainer.wdir, STAGE), ignore_errors=True)  # of a run that was killed
+        save_model, final_eval = trainer.save_model, trainer.final_eval
+        trainer.save_model = lambda: self.save(trainer, save_model)
+        trainer.final_eval = lambda: self.end(trainer, final_eval)
+        self.saved_at = time.monotonic()
+
+    def save(self, trainer: Any, save_model: Any, within: bool = False) -> bool:
+        """Let the trainer save into the stage, and publish what is good; whether ``last.pt`` was."""
+        last, best, weights = Path(trainer.last), Path(trainer.best), Path(trainer.wdir)
+        stage = Stage(weights / STAGE)
+        published = False
+        try:
+            self._check_room(weights)
+            trainer.last, trainer.best, trainer.wdir = stage / last.name, stage / best.name, stage
+            stage.mkdir(parents=True, exist_ok=True)
+            try:
+                save_model()
+            finally:
+                trainer.last, trainer.best, trainer.wdir = last, best, weights
+            staged = sorted(path for path in stage.iterdir() if not within or path.name == last.name + UNREADY)
+            self.size = sum(path.stat().st_size for path in stage.iterdir())
+            for path in staged:
+                self._publish(path, weights / path.name.removesuffix(UNREADY), last)
+            published = last.name + UNREADY in {path.name for path in staged}
+        except (CkptError, OSError, RuntimeError) as error:
+            LOG.warning("this save is left out, and the last good files stay: %s", error)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+        self.saved_at = time.monotonic()
+        return published
+
+    def _check_room(self, weights: Path) -> None:
+        free = free_space(weights) if weights.is_dir() else None
+        if free is not None and free < self.size + SPARE:
+            raise CkptError(f"{weights} needs {self.size} bytes, {free} are free; `ckpt prune {weights}` can free some")
+
+    def _publish(self, staged: Path, place: Path, last: Path) -> None:
+        """Verify a file that was written, and give it its name; raises ``CkptError`` where it is not good."""
+        sync_file(staged)
+        why = broken(verify(staged, siblings=False))
+        if why is not None:
+            raise CkptError(f"{place} was not replaced: {why.message}")
+        if place == last:
+            keep_earlier(place, self.keep)
+        publish(staged, place)
+
+    def batch(self, trainer: Any) -> None:
+        """Save inside an epoch, if it is time or the process is to end."""
+        self.batches += 1
+        due = self.every_batches is not None and self.batches % self.every_batches == 0
+        due = due or (self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds)
+        ending = self.wish is not None and self.wish.number
+        if not self.writes or not (due or ending):
+            return
+        epoch = trainer.epoch
+        trainer.epoch = max(epoch - 1, 0)
+        trainer.ema.update_attr(trainer.model, include=UPDATED)
+        try:
+            saved = self.save(trainer, type(trainer).save_model.__get__(trainer), within=True)
+        finally:
+            trainer.epoch = epoch
+        if ending:
+            LOG.warning("%s after signal %d; ending", "saved" if saved else "could not save", ending)
+            self.leave(trainer)
+            raise SystemExit(128 + int(ending))
+
+    def end(self, trainer: Any, final_eval: Any) -> None:
+        """The trainer's last step writes its files over without their optimizer: into copies, that are renamed."""
+        modules = [sys.modules[kind.__module__] for kind in type(trainer).__mro__]
+        module: Any = next((module for module in modules if hasattr(module, "strip_optimizer")), None)
+        if module is None:
+            final_eval()
+            return
+        strip = module.strip_optimizer
+
+        def strip_aside(file: Any, *more: Any, **named: Any) -> Any:
+            place = Path(file)
+            stage = Stage(place.parent / STAGE)
+            stage.mkdir(exist_ok=True)
+            aside = stage / place.name
+            shutil.copy2(place, aside)
+            try:
+                stripped = strip(aside, *more, **named)
+                self._publish(aside, place, last=Path())
+                return stripped
+            except CkptError as error:
+                LOG.warning("%s; it stays as it was before its optimizer was to be stripped", error)
+                return {}
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
+
+        module.strip_optimizer = strip_aside
+        try:
+            final_eval()
+        finally:
+            module.strip_optimizer = strip
+
+    def over(self, trainer: Any) -> None:
+        """The run is over: no state needs to be gone back to."""
+        drop_earlier(Path(trainer.last), self.keep)
+
+    def leave(self, trainer: Any) -> None:
+        """Give the signals back."""
+        if self.wish is not None:
+            self.wish.close()
+
+
+class Stage(type(Path())):  # type: ignore[misc]
+    """The folder a save is written to: whatever the trainer calls a file in it, no pattern for checkpoints finds it."""
+
+    def __truediv__(self, name: Any) -> Path:
+        return Path(self, f"{name}{UNREADY}")
