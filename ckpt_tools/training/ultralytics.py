@@ -73,6 +73,7 @@ class Guard:
         self.batches = 0
         self.saved_at = 0.0
         self.size = 0  # bytes the last save needed
+        self.missed = False  # whether the last save was left out
         self.writes = True
         self.wish: Wish | None = None
 
@@ -95,9 +96,9 @@ class Guard:
         published = False
         try:
             self._check_room(weights)
-            trainer.last, trainer.best, trainer.wdir = stage / last.name, stage / best.name, stage
             stage.mkdir(parents=True, exist_ok=True)
             try:
+                trainer.last, trainer.best, trainer.wdir = stage / last.name, stage / best.name, stage
                 save_model()
             finally:
                 trainer.last, trainer.best, trainer.wdir = last, best, weights
@@ -111,6 +112,7 @@ class Guard:
         finally:
             shutil.rmtree(stage, ignore_errors=True)
         self.saved_at = time.monotonic()
+        self.missed = not published
         return published
 
     def _check_room(self, weights: Path) -> None:
@@ -159,16 +161,19 @@ class Guard:
 
         def strip_aside(file: Any, *more: Any, **named: Any) -> Any:
             place = Path(file)
+            if self.missed and place == Path(trainer.last):
+                LOG.warning("%s is not stripped: the run got further, and only from here it can go on", place)
+                return {}
             stage = Stage(place.parent / STAGE)
-            stage.mkdir(exist_ok=True)
             aside = stage / place.name
-            shutil.copy2(place, aside)
             try:
+                stage.mkdir(exist_ok=True)
+                shutil.copy2(place, aside)
                 stripped = strip(aside, *more, **named)
                 self._publish(aside, place, last=Path())
                 return stripped
-            except CkptError as error:
-                LOG.warning("%s; it stays as it was before its optimizer was to be stripped", error)
+            except (CkptError, OSError) as error:
+                LOG.warning("%s could not be stripped of its optimizer and stays as it was: %s", place, error)
                 return {}
             finally:
                 shutil.rmtree(stage, ignore_errors=True)

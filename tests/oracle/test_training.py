@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -223,19 +223,6 @@ class TestRefusals:
 
 
 class TestFullDisk:
-    @pytest.fixture
-    def small(self, tmp_path: Path) -> Iterator[Path]:
-        """A disk of 3 MB."""
-        folder = tmp_path / "small"
-        folder.mkdir()
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False
-        )
-        if mounted.returncode:
-            pytest.skip("needs the right to mount a small disk")
-        yield folder
-        subprocess.run(["umount", str(folder)], check=True)
-
     @pytest.mark.parametrize("foreseen", [True, False])
     def test_last_good_file_stays(self, small: Path, foreseen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         if not foreseen:  # the space goes while the file is written

@@ -94,7 +94,7 @@ def go_on(job: Job) -> Outcome:
 
 
 def killed(job: Job) -> Outcome:
-    """Train with a save behind every batch, and be killed ``after`` seconds behind the first one.
+    """Train with a save behind every batch, and be killed inside the ``save``-th, a ``share`` of its time gone.
 
     ``guarded`` tells whether :func:`ckpt_tools.training.guard` makes the saves, or the trainer itself.
     """
@@ -102,29 +102,107 @@ def killed(job: Job) -> Outcome:
 
     from ckpt_tools.training import guard
 
-    def save(trainer: Any) -> None:
-        trainer.save_model()
+    clock = {"saves": 0, "begun": 0.0, "took": 0.0}
 
-    begun: list[bool] = []
+    def begin(trainer: Any) -> None:
+        clock["saves"] += 1
+        clock["begun"] = time.monotonic()
+        process = os.getpid()
+        if clock["saves"] == job["save"] and os.fork() == 0:
+            time.sleep(job["share"] * clock["took"])
+            os.kill(process, signal.SIGKILL)
+            os._exit(0)
 
-    def kill_soon(trainer: Any) -> None:
-        if not begun:
-            begun.append(True)
-            process = os.getpid()
-            if os.fork() == 0:
-                time.sleep(job["after"])
-                os.kill(process, signal.SIGKILL)
-                os._exit(0)
+    def end(trainer: Any) -> None:
+        clock["took"] = time.monotonic() - clock["begun"]
 
     model = YOLO(job["network"])
+    model.add_callback("on_train_batch_end", begin)
     if job["guarded"]:
         guard(model, every_batches=1)
     else:
-        model.add_callback("on_train_batch_end", save)
-    model.add_callback("on_train_batch_end", kill_soon)
+        model.add_callback("on_train_batch_end", lambda trainer: trainer.save_model())
+    model.add_callback("on_train_batch_end", end)
     fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
     model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
     return {"kind": "finished"}
+
+
+def guarded(job: Job) -> Outcome:
+    """Train under :func:`ckpt_tools.training.guard`; behind batch ``at`` something happens, one of :data:`MISHAPS`."""
+    from ultralytics import YOLO
+
+    from ckpt_tools.training import guard
+
+    batches = [0]
+
+    def count(trainer: Any) -> None:
+        batches[0] += 1
+        if batches[0] == job["at"]:
+            MISHAPS[job["mishap"]](trainer)
+
+    model = guard(YOLO(job["network"]), **job["guard"])
+    model.add_callback("on_train_batch_end", count)
+    if job["mishap"] == "die in the strip":
+        MISHAPS[job["mishap"]](None)
+    fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
+    try:
+        model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
+    except SystemExit as end:
+        return {"kind": "ended", "message": f"exit status {end.code}"}
+    return {"kind": "finished"}
+
+
+def _die(trainer: Any) -> None:
+    os._exit(STOPPED_DEAD)
+
+
+def _terminate(trainer: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _spoil(trainer: Any) -> None:
+    for state in trainer.optimizer.state.values():
+        for value in state.values():
+            value.fill_(float("nan"))
+
+
+def _fill_disk(trainer: Any) -> None:
+    with open(trainer.wdir / "filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(1 << 12))
+        except OSError:
+            filler.truncate(os.fstat(filler.fileno()).st_size - (1 << 14))
+
+
+def _hide_full_disk(trainer: Any) -> None:
+    """As before, and nobody sees it coming."""
+    from unittest.mock import patch
+
+    patch("ckpt_tools.training.ultralytics.free_space", lambda folder: 1 << 40).start()
+    _fill_disk(trainer)
+
+
+def _die_in_strip(trainer: Any) -> None:
+    import ultralytics.engine.trainer as engine
+
+    def strip(file: Any, *more: Any, **named: Any) -> None:
+        Path(file).write_bytes(b"half")
+        os._exit(STOPPED_DEAD)
+
+    engine.strip_optimizer = strip
+
+
+MISHAPS = {
+    None: lambda trainer: None,
+    "die": _die,
+    "terminate": _terminate,
+    "nan": _spoil,
+    "full disk": _fill_disk,
+    "sudden full disk": _hide_full_disk,
+    "die in the strip": _die_in_strip,
+}
 
 
 class NewRunError(BaseException):
@@ -322,6 +400,7 @@ JOBS = {
     "override": override,
     "resume": resume,
     "groups": groups,
+    "guarded": guarded,
 }
 reply_to = -1
 
