@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from ckpt_tools.verbs.prune import Pruning, Rules, plan_prune
     from ckpt_tools.verbs.repair import plan_repair
     from ckpt_tools.verbs.verify import Report, verify
+    from ckpt_tools.verbs.watch import Event, Watcher, WatchOptions
 
 __version__ = "0.1.0"
 __all__ = [
     "CkptError",
     "Comparison",
     "Conversion",
+    "Event",
     "Finding",
     "Newest",
     "OpenCheckpoint",
@@ -39,6 +41,8 @@ __all__ = [
     "Severity",
     "Tensor",
     "Verdict",
+    "WatchOptions",
+    "Watcher",
     "__version__",
     "diff",
     "latest",
@@ -72,6 +76,9 @@ _HOMES = {
     "latest": "ckpt_tools.verbs.latest",
     "Report": "ckpt_tools.verbs.verify",
     "verify": "ckpt_tools.verbs.verify",
+    "Event": "ckpt_tools.verbs.watch",
+    "WatchOptions": "ckpt_tools.verbs.watch",
+    "Watcher": "ckpt_tools.verbs.watch",
 }
 
 

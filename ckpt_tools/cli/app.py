@@ -16,6 +16,7 @@ from ckpt_tools.cli.latest import latest
 from ckpt_tools.cli.prune import prune
 from ckpt_tools.cli.repair import repair
 from ckpt_tools.cli.verify import verify
+from ckpt_tools.cli.watch import watch
 
 __all__ = ["app"]
 
@@ -50,4 +51,5 @@ app.command("repair")(guarded(repair))
 app.command("convert")(guarded(convert))
 app.command("prune")(guarded(prune))
 app.command("latest")(guarded(latest))
+app.command("watch")(guarded(watch))
 app.command("explain")(guarded(explain))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.guard import NO, YES
 from ckpt_tools.cli.plans import DryRun, Json, asked
 from ckpt_tools.cli.render import bytes_text, command, paint, print_json, progress_bar, say, shown
+from ckpt_tools.cli.units import BYTES, SECONDS, measured
 from ckpt_tools.findings import CkptError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["prune"]
 
 COUNT = {"metavar": "N", "show_default": False}
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 DEFAULT_METRIC = "fitness"
 COLOURS = {"keep": "green", "remove": "red", "strip": "yellow", "share": "yellow", "leave": "cyan"}
 
@@ -74,8 +72,8 @@ def prune(
             last=keep_last,
             best=_best(keep_best) if keep_best is not None else None,
             every=keep_every,
-            within=_measured(keep_within, SECONDS, "--keep-within", "7d, 12h, 30m") if keep_within else None,
-            max_size=int(_measured(max_size, BYTES, "--max-size", "20G, 500M")) if max_size else None,
+            within=measured(keep_within, SECONDS, "--keep-within", "7d, 12h, 30m") if keep_within else None,
+            max_size=int(measured(max_size, BYTES, "--max-size", "20G, 500M")) if max_size else None,
             strip_old=strip_old,
             dedupe=dedupe or hardlink,
             hardlink=hardlink,
@@ -109,14 +107,6 @@ def _best(text: str) -> tuple[str, int]:
     if not count.isdecimal() or int(count) < 1:
         raise CkptError(f"--keep-best {text}: write how many, e.g. 2 or mAP50-95:2")
     return metric or DEFAULT_METRIC, int(count)
-
-
-def _measured(text: str, units: dict[str, int], option: str, examples: str) -> float:
-    """A number with a unit."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]?)i?b?", text.strip().lower())
-    if match is None or match[2] not in units:
-        raise CkptError(f"{option} {text}: write it as e.g. {examples}")
-    return float(match[1]) * units[match[2]]
 
 
 def _document(pruning: Pruning, agreed: bool) -> dict[str, object]:

@@ -18,6 +18,7 @@ __all__ = [
     "bytes_text",
     "command",
     "discard_output",
+    "json_text",
     "paint",
     "print_json",
     "progress_bar",
@@ -49,12 +50,17 @@ def paint(text: str, colour: str | None = None, *, bold: bool = False) -> str:
     return typer.style(text, fg=colour, bold=bold or None)
 
 
-def say(text: str = "") -> None:
-    """A line of result on stdout. A reader that went away loses the rest, not the exit code."""
+def say(text: str = "", *, at_once: bool = False) -> bool:
+    """A line of result on stdout; ``at_once``: it is not held back in a buffer.
+
+    A reader that went away loses the rest, not the exit code; whether there still is one, as far as that is known.
+    """
     try:
-        print(text)
+        print(text, flush=at_once)
     except BrokenPipeError:
         discard_output()
+        return False
+    return True
 
 
 def shown(value: object) -> str:
@@ -76,9 +82,14 @@ def command(text: str) -> str:
 
 
 def print_json(command: str, content: dict[str, Any]) -> None:
-    """The one JSON document of a command; numbers JSON has no word for (NaN, infinity) become text."""
+    """The one JSON document of a command."""
+    say(json_text(command, content, indent=2))
+
+
+def json_text(command: str, content: dict[str, Any], indent: int | None = None) -> str:
+    """A JSON document, on one line without ``indent``; numbers JSON has no word for (NaN, infinity) become text."""
     document = {"schema": f"ckpt-tools/{command}/1", **plain_json(content)}
-    say(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False, default=str))
+    return json.dumps(document, indent=indent, ensure_ascii=True, allow_nan=False, default=str)
 
 
 def table(columns: list[str], rows: list[list[str]], right: set[int]) -> None:

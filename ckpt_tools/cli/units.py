@@ -1,0 +1,20 @@
+"""Values of options that are numbers with a unit: ``30m``, ``20G``."""
+
+from __future__ import annotations
+
+import re
+
+from ckpt_tools.findings import CkptError
+
+__all__ = ["BYTES", "SECONDS", "measured"]
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def measured(text: str, units: dict[str, int], option: str, examples: str) -> float:
+    """A number with one of the units, in the smallest of them; raises ``CkptError`` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]?)i?b?", text.strip().lower())
+    if match is None or match[2] not in units:
+        raise CkptError(f"{option} {text}: write it as e.g. {examples}")
+    return float(match[1]) * units[match[2]]
