@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -58,6 +59,7 @@ class VerifyCheckpoints(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
         if not folder.is_dir():
             return
+        _sync(folder)
         why = problem(folder)
         if why is not None:
             aside = _free_name(folder)
@@ -84,7 +86,7 @@ def latest_checkpoint(output_dir: str | PathLike[str]) -> str | None:
 
 
 def problem(folder: Path) -> str | None:
-    """Why a training can't go on from a folder, ``None`` where it can; its files are on the disk afterwards."""
+    """Why a training can't go on from a folder, ``None`` where it can."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or "global_step" not in state:
@@ -95,14 +97,19 @@ def problem(folder: Path) -> str | None:
             why = _problem_of(path) if path.is_file() else None
             if why is not None:
                 return f"{path.name}: {why}"
-        sync_folder(folder)
     except (OSError, ValueError) as error:
         return str(error)
     return None
 
 
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            sync_file(path)
+    sync_folder(folder)
+
+
 def _problem_of(path: Path) -> str | None:
-    sync_file(path)
     name = path.name.lower()
     try:
         if name.endswith(SAFETENSORS):
