@@ -14,11 +14,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PRIVATE", "SPARE", "beside", "free_space", "publish", "sweep", "sync_file", "sync_folder"]
+__all__ = [
+    "PRIVATE",
+    "SPARE",
+    "adopt",
+    "beside",
+    "free_space",
+    "keep_copy",
+    "make_folder",
+    "publish",
+    "sweep",
+    "sync_file",
+    "sync_folder",
+]
 
 PRIVATE, USUAL = 0o600, 0o666  # rights of a new file: for us alone; what the user's umask leaves
 SPARE = 1 << 20  # bytes that must stay free
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+BUSY = (0.05, 0.2, 0.8)  # seconds between attempts to give a file its name
 FORSAKEN = 60  # seconds after the last write before a temporary file is taken for a dead process's
 LONGEST_NAME = 200  # bytes of the name that are kept in that of the temporary file; the limit is 255
 
@@ -52,8 +65,45 @@ def sweep(folder: Path, names: re.Pattern[str]) -> None:
 
 def publish(temporary: Path, output: Path) -> None:
     """Give a file that is on the disk its name, and let the name last through a power cut. Raises ``OSError``."""
-    os.replace(temporary, output)
+    for pause in (*BUSY, None):
+        try:
+            os.replace(temporary, output)
+            break
+        except PermissionError:  # on Windows also where a virus scanner or a reader has the file open for a moment
+            if os.name != "nt" or pause is None:
+                raise
+            time.sleep(pause)
     sync_folder(output.parent)
+
+
+def adopt(temporary: Path, like: Path) -> None:
+    """Give a file mode and owner of another, as far as we may set them. Raises ``OSError`` where that is gone."""
+    status = like.stat()
+    with contextlib.suppress(OSError):
+        temporary.chmod(status.st_mode & 0o7777)
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(temporary, status.st_uid, status.st_gid)
+
+
+def keep_copy(path: Path, place: Path) -> None:
+    """Give a file that will be replaced a second name; without links, a copy that is complete before it is named."""
+    try:
+        os.link(path, place)
+    except OSError:
+        with beside(place, PRIVATE) as temporary:
+            shutil.copyfile(path, temporary)
+            sync_file(temporary)
+            shutil.copystat(path, temporary)
+            publish(temporary, place)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that their names last through a power cut, too. Raises ``OSError``."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        sync_folder(place.parent)
 
 
 def sync_file(path: Path) -> None:

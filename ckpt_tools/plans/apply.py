@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict, decide
-from ckpt_tools.placing import PRIVATE, SPARE, beside, free_space, publish
+from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish
 from ckpt_tools.plans.model import Plan
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
 
@@ -165,10 +164,10 @@ def apply_archive(
                 raise CkptError(
                     f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again"
                 )
-            _adopt(temporary, like)
+            adopt(temporary, like)
             close()
             if backup is not None:
-                _keep(output, backup)
+                keep_copy(output, backup)
             try:
                 publish(temporary, output)
             except OSError:
@@ -240,27 +239,3 @@ def _send(handle: int, start: int, count: int) -> None:
     if count >= SEND_FROM and hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(handle, start, count, os.POSIX_FADV_DONTNEED)
-
-
-def _adopt(temporary: Path, like: Path) -> None:
-    """Mode and owner of the original, as far as we may set them."""
-    status = like.stat()
-    with contextlib.suppress(OSError):
-        temporary.chmod(status.st_mode & 0o7777)
-    if hasattr(os, "chown"):
-        with contextlib.suppress(OSError):
-            os.chown(temporary, status.st_uid, status.st_gid)
-
-
-def _keep(path: Path, backup: Path) -> None:
-    """Give the file a second name; where the file system has no links, a copy that is complete before it is named."""
-    try:
-        os.link(path, backup)
-    except OSError:
-        with beside(backup, PRIVATE) as temporary:
-            with open(path, "rb") as old, open(temporary, "r+b") as new:
-                shutil.copyfileobj(old, new, BUFFER_SIZE)
-                new.flush()
-                os.fsync(new.fileno())
-            shutil.copystat(path, temporary)
-            publish(temporary, backup)

@@ -13,7 +13,7 @@ from ckpt_tools.findings import CkptError
 
 __all__ = ["Run", "checkpoints_in", "find_runs", "is_backup"]
 
-BACKUP = re.compile(r"\.bak\d*$", re.I)
+BACKUP = re.compile(r"\.(bak|prev)\d*$", re.I)
 # Folders of a run in which trainers keep its checkpoints (YOLO; Lightning and mmengine's own; many scripts).
 INNER = ("weights", "checkpoints", "ckpt", "ckpts", "checkpoint")
 
@@ -32,7 +32,10 @@ class Run:
 
 
 def is_backup(name: str) -> bool:
-    """Whether a file is what a repair or conversion kept of the original: ``last.pt.bak``, ``last.pt.bak2``."""
+    """Whether a file is what a repair or conversion kept of the original, or a guarded training of the state before.
+
+    ``last.pt.bak``, ``last.pt.bak2``; ``last.pt.prev``.
+    """
     return BACKUP.search(name) is not None
 
 

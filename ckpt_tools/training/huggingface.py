@@ -19,7 +19,7 @@ from ckpt_tools.findings import CkptError
 from ckpt_tools.placing import sync_file, sync_folder
 from ckpt_tools.source import open_source
 from ckpt_tools.training import processes
-from ckpt_tools.training.files import broken
+from ckpt_tools.training.writing import broken
 from ckpt_tools.verbs.verify import verify
 
 __all__ = ["VerifyCheckpoints", "latest_checkpoint"]
@@ -27,6 +27,7 @@ __all__ = ["VerifyCheckpoints", "latest_checkpoint"]
 LOG = logging.getLogger("ckpt_tools")
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"  # written last (transformers 5.23, trainer.py _save_checkpoint)
+WEIGHTS = ("*.safetensors", "pytorch_model*", "global_step*", "*.bin")
 OPTIMIZERS = ("optimizer.*", "optimizer_*", "global_step*")  # plain, FSDP, DeepSpeed
 
 
@@ -60,46 +61,74 @@ class VerifyCheckpoints(TrainerCallback):  # type: ignore[misc]
         if not folder.is_dir():
             return
         _sync(folder)
-        why = problem(folder)
+        why = problem(folder, weights_only=args.save_only_model)
         if why is not None:
             aside = _free_name(folder)
             folder.rename(aside)
             LOG.warning("%s is not good and was renamed to %s: %s", folder, aside.name, why)
             return
         best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-        for old in _found(folder.parent)[self.keep :]:
+        written = sorted(_found(folder.parent), key=lambda one: (one == folder, _written_at(one)), reverse=True)
+        for old in written[self.keep :]:
             if best is None or old.resolve() != best.resolve():
                 shutil.rmtree(old, ignore_errors=True)
 
 
 def latest_checkpoint(output_dir: str | PathLike[str]) -> str | None:
-    """The newest folder that is whole and verified, for ``resume_from_checkpoint``; ``None`` where there is none.
+    """The folder of the last step that is whole and verified, for ``resume_from_checkpoint``; ``None`` without one.
 
-    Folders that are passed over are named in the log, each with why.
+    Folders that are passed over are named in the log, each with why; and one of an earlier step that was written later,
+    as by another run into the same place.
     """
-    for folder in _found(Path(output_dir)):
+    found = _found(Path(output_dir))
+    for folder in found:
         why = problem(folder)
         if why is None:
+            later = [other.name for other in found if _written_at(other) > _written_at(folder)]
+            if later and folder == found[0]:
+                LOG.warning(
+                    "%s has the last step, but %s was written later; if it is of a new run, name it", folder, later[0]
+                )
             return str(folder)
         LOG.warning("passed over %s: %s", folder, why)
     return None
 
 
-def problem(folder: Path) -> str | None:
+def problem(folder: Path, weights_only: bool = False) -> str | None:
     """Why a training can't go on from a folder, ``None`` where it can."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or "global_step" not in state:
             return f"{STATE} holds no state"
-        if not any(next(folder.glob(pattern), None) for pattern in OPTIMIZERS):
+        missing = [name for name in _shards(folder) if not (folder / name).exists()]
+        if missing or not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+            return f"the weights are missing: {', '.join(missing) or 'no file of them'}"
+        if not weights_only and not any(next(folder.glob(pattern), None) for pattern in OPTIMIZERS):
             return "the optimizer is missing: a resume would start a fresh one without a word"
+        if (folder / "optimizer.pt").exists() and not (folder / "scheduler.pt").exists():
+            return "the scheduler is missing: a resume would start a fresh one without a word"
         for path in sorted(folder.rglob("*")):
             why = _problem_of(path) if path.is_file() else None
             if why is not None:
                 return f"{path.name}: {why}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return None
+
+
+def _shards(folder: Path) -> set[str]:
+    """The files an index of sharded weights names."""
+    names: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        names |= set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    return names
+
+
+def _written_at(folder: Path) -> int:
+    try:
+        return (folder / STATE).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _sync(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tools.findings import CkptError
-from ckpt_tools.training.files import drop_earlier, write_whole
+from ckpt_tools.training.writing import drop_earlier, write_whole
 
 if TYPE_CHECKING or ("pytorch_lightning" in sys.modules and "lightning" not in sys.modules):
     from pytorch_lightning import Callback
@@ -29,8 +29,9 @@ class VerifyCheckpoints(Callback):  # type: ignore[misc]
 
     Every checkpoint is written aside, synced, verified and renamed. One that is damaged, does not fit on the disk, or
     holds NaN, is left out with a warning, and training goes on; the older files stay then, also those the trainer
-    would remove. ``keep`` earlier states of a file that is written over (``last.ckpt``) stay as ``last.ckpt.bak`` …,
+    would remove. ``keep`` earlier states of a file that is written over (``last.ckpt``) stay as ``last.ckpt.prev`` …,
     until the run is over. Files on remote storage, and folders of sharded strategies, are written as without it.
+    A save you ask for yourself (``trainer.save_checkpoint``) is left out the same way: look whether the file is there.
     """
 
     def __init__(self, keep: int = 1) -> None:
@@ -40,6 +41,9 @@ class VerifyCheckpoints(Callback):  # type: ignore[misc]
         """Put ourselves between the trainer and its files."""
         if stage == "fit" and not isinstance(trainer.strategy.checkpoint_io, VerifiedIO):
             trainer.strategy.checkpoint_io = VerifiedIO(trainer.strategy.checkpoint_io, self.keep)
+            for callback in trainer.checkpoint_callbacks:
+                if hasattr(callback, "_link_checkpoint"):  # of save_last="link"
+                    callback._link_checkpoint = _link_to_files(callback._link_checkpoint)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """The run is over: no state needs to be gone back to."""
@@ -47,6 +51,16 @@ class VerifyCheckpoints(Callback):  # type: ignore[misc]
         if isinstance(written, VerifiedIO) and not (trainer.interrupted or written.failed):
             for path in written.good:
                 drop_earlier(path, self.keep)
+
+
+def _link_to_files(link: Any) -> Any:
+    """Let a link stay as it is where the save it would lead to was left out."""
+
+    def link_if_there(trainer: Any, filepath: str, linkpath: str) -> None:
+        if Path(filepath).exists():
+            link(trainer, filepath, linkpath)
+
+    return link_if_there
 
 
 class VerifiedIO:

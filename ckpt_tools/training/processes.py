@@ -7,7 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["agreed", "gathered", "rank", "shared", "size", "together"]
+from ckpt_tools.training.randomness import random_state
+
+__all__ = ["agreed", "gathered", "random_states", "rank", "shared", "size", "together"]
 
 
 def together() -> bool:
@@ -34,6 +36,11 @@ def gathered(value: Any) -> list[Any]:
     return values if rank() == 0 else [value]
 
 
+def random_states() -> list[Any]:
+    """The random state of every rank, complete on rank 0. All must call it."""
+    return gathered(random_state())
+
+
 def shared(value: Any) -> Any:
     """Rank 0's value, on every rank. All must call it."""
     if not together():
@@ -43,11 +50,17 @@ def shared(value: Any) -> Any:
     return values[0]
 
 
+def _device() -> Any:
+    """Where the backend of the process group takes tensors from."""
+    if dist.get_backend() in ("gloo", "mpi"):
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else torch.accelerator.current_accelerator()
+
+
 def agreed(number: int) -> int:
     """The largest of all ranks' numbers. All must call it."""
     if not together():
         return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    largest = torch.tensor([number], device=device)
+    largest = torch.tensor([number], device=_device())
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest.item())

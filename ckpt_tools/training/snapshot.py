@@ -6,12 +6,20 @@ from collections.abc import Iterable
 
 import torch
 
-__all__ = ["Snapshot", "has_storage"]
+__all__ = ["Snapshot", "has_storage", "source_of"]
+
+Source = tuple[str, int, int]  # of a copy: device, address, bytes
 
 
 def has_storage(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a view of one run of bytes (no sparse, quantized or meta tensor)."""
-    return tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+    """Whether a tensor is a view of one run of bytes (no sparse or quantized tensor)."""
+    return tensor.layout is torch.strided and not tensor.is_quantized
+
+
+def source_of(tensor: torch.Tensor) -> Source:
+    """What tells a tensor's storage from others."""
+    storage = tensor.untyped_storage()
+    return str(tensor.device), storage.data_ptr(), storage.nbytes()
 
 
 class Snapshot:
@@ -21,8 +29,9 @@ class Snapshot:
     """
 
     def __init__(self) -> None:
+        self.ready = False  # whether buffers were asked for beforehand
         self._spare: dict[tuple[int, bool], list[torch.Tensor]] = {}
-        self._taken: dict[tuple[str, int], torch.Tensor] = {}
+        self._taken: dict[Source, torch.Tensor] = {}
         self._held: list[tuple[tuple[int, bool], torch.Tensor]] = []
 
     def expect(self, storages: Iterable[torch.UntypedStorage]) -> None:
@@ -42,14 +51,14 @@ class Snapshot:
         """A copy of a tensor on the CPU, of its storage as a whole."""
         if not has_storage(tensor):
             return tensor.detach().cpu().clone()
-        storage = tensor.untyped_storage()
-        source = (str(tensor.device), storage.data_ptr())
+        source = source_of(tensor)
         if source not in self._taken:
-            self._taken[source] = self._copied(storage)
+            self._taken[source] = self._copied(tensor.untyped_storage())
         shell = torch.empty(0, dtype=tensor.dtype)
         shape, stride = tensor.size(), tensor.stride()
         copy = shell.set_(self._taken[source].untyped_storage(), tensor.storage_offset(), shape, stride)
-        return copy.conj() if tensor.is_conj() else copy
+        copy = copy.conj() if tensor.is_conj() else copy
+        return torch._neg_view(copy) if tensor.is_neg() else copy
 
     def _copied(self, storage: torch.UntypedStorage) -> torch.Tensor:
         pinned = storage.device.type == "cuda"
@@ -63,6 +72,6 @@ class Snapshot:
 
     def finish(self) -> None:
         """Wait for copies that are still on their way from a device, and let go of buffers nobody asked for."""
-        if any(pinned for (_, pinned), _ in self._held):
-            torch.cuda.synchronize()
+        for device in {name for name, _, _ in self._taken if name.startswith("cuda")}:
+            torch.cuda.synchronize(device)
         self._spare.clear()

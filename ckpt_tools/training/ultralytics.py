@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.findings import CkptError
-from ckpt_tools.placing import SPARE, free_space, publish, sync_file
-from ckpt_tools.training.files import broken, drop_earlier, keep_earlier
+from ckpt_tools.placing import adopt, sync_file
+from ckpt_tools.training.manager import refuse_less_than_one
 from ckpt_tools.training.signals import STOP, Wish
+from ckpt_tools.training.writing import broken, check_room, drop_earlier, failed, publish_keeping
 from ckpt_tools.verbs.verify import verify
 
 __all__ = ["guard"]
@@ -41,10 +42,11 @@ def guard(
 
     - Each save is written aside, synced, verified, and renamed: ``last.pt``, ``best.pt`` and ``epochN.pt`` are always
       whole. A save that is damaged, or holds NaN, is not taken; the last good one stays, and the log says so.
-    - ``keep`` earlier states of ``last.pt`` stay as ``last.pt.bak``, ``last.pt.bak2`` …, until the run is over.
+    - ``keep`` earlier states of ``last.pt`` stay as ``last.pt.prev``, ``last.pt.prev2`` …, until the run is over.
     - ``every_seconds`` and ``every_batches`` save inside an epoch, too. The trainer resumes at the beginning of an
       epoch: it repeats the one under way, from the newer weights. A save inside the very first epoch counts as that
-      epoch, since the trainer resumes from none before it; what was left of the epoch is not trained then.
+      epoch, since the trainer resumes from none before it; what was left of the epoch is not trained then (and a run
+      of one single epoch can't be resumed at all).
     - Before a save the free disk space is checked; where it does not suffice, the save is left out, training goes on.
     - After one of ``signals`` the next batch is followed by a save, and the process ends (128 + the signal's number).
 
@@ -52,11 +54,11 @@ def guard(
     """
     if not hasattr(model, "add_callback"):
         raise CkptError(f"guard wants an ultralytics model or trainer, not a {type(model).__name__}")
-    for name, value in (("every_seconds", every_seconds), ("every_batches", every_batches)):
-        if value is not None and value <= 0:
-            raise CkptError(f"{name}={value}: give a number above 0, or None for never")
+    refuse_less_than_one(every_seconds=every_seconds, every_batches=every_batches)
+    for callbacks in getattr(model, "callbacks", {}).values():  # guarded before: with other numbers now
+        callbacks[:] = [held for held in callbacks if not isinstance(getattr(held, "__self__", None), Guard)]
     watchman = Guard(every_seconds, every_batches, keep, tuple(signals))
-    model.add_callback("on_pretrain_routine_start", watchman.prepare)
+    model.add_callback("on_train_start", watchman.begin)
     model.add_callback("on_train_batch_end", watchman.batch)
     model.add_callback("on_train_end", watchman.over)
     model.add_callback("teardown", watchman.leave)
@@ -70,85 +72,87 @@ class Guard:
         self, every_seconds: float | None, every_batches: int | None, keep: int, signals: tuple[int, ...]
     ) -> None:
         self.every_seconds, self.every_batches, self.keep, self.signals = every_seconds, every_batches, keep, signals
+        self.save_model: Any = None  # the trainer's own; only the process that writes has it
         self.batches = 0
         self.saved_at = 0.0
         self.size = 0  # bytes the last save needed
         self.missed = False  # whether the last save was left out
-        self.writes = True
         self.wish: Wish | None = None
 
-    def prepare(self, trainer: Any) -> None:
+    def begin(self, trainer: Any) -> None:
         """Put ourselves between the trainer and its files, in the process that writes them."""
+        self.leave(trainer)  # of a training before this one
         self.wish = Wish(self.signals)
-        self.writes = os.environ.get("RANK", "-1") in ("-1", "0")
-        if not self.writes:
+        self.batches, self.size, self.missed = 0, 0, False
+        self.saved_at = time.monotonic()
+        if os.environ.get("RANK", "-1") not in ("-1", "0"):
             return  # and outlive the signal until rank 0 has saved
         shutil.rmtree(Path(trainer.wdir, STAGE), ignore_errors=True)  # of a run that was killed
-        save_model, final_eval = trainer.save_model, trainer.final_eval
-        trainer.save_model = lambda: self.save(trainer, save_model)
+        self.save_model, final_eval = trainer.save_model, trainer.final_eval
+        trainer.save_model = lambda: self.save(trainer)
         trainer.final_eval = lambda: self.end(trainer, final_eval)
-        self.saved_at = time.monotonic()
 
-    def save(self, trainer: Any, save_model: Any, within: bool = False) -> bool:
+    def save(self, trainer: Any, within: bool = False) -> bool:
         """Let the trainer save into the stage, and publish what is good; whether ``last.pt`` was."""
         last, best, weights = Path(trainer.last), Path(trainer.best), Path(trainer.wdir)
         stage = Stage(weights / STAGE)
         published = False
         try:
-            self._check_room(weights)
+            check_room(weights, self.size)
             stage.mkdir(parents=True, exist_ok=True)
             try:
                 trainer.last, trainer.best, trainer.wdir = stage / last.name, stage / best.name, stage
-                save_model()
+                self.save_model()
             finally:
                 trainer.last, trainer.best, trainer.wdir = last, best, weights
             staged = sorted(path for path in stage.iterdir() if not within or path.name == last.name + UNREADY)
             self.size = sum(path.stat().st_size for path in stage.iterdir())
             for path in staged:
-                self._publish(path, weights / path.name.removesuffix(UNREADY), last)
+                place = weights / path.name.removesuffix(UNREADY)
+                self._publish(path, place, self.keep if place == last else 0)
             published = last.name + UNREADY in {path.name for path in staged}
-        except (CkptError, OSError, RuntimeError) as error:
-            LOG.warning("this save is left out, and the last good files stay: %s", error)
+        except CkptError as error:
+            LOG.warning("this save is left out, and what was good before stays: %s", error)
+        except (OSError, RuntimeError) as error:
+            LOG.warning("this save is left out, and what was good before stays: %s", failed(last, error))
         finally:
             shutil.rmtree(stage, ignore_errors=True)
         self.saved_at = time.monotonic()
         self.missed = not published
         return published
 
-    def _check_room(self, weights: Path) -> None:
-        free = free_space(weights) if weights.is_dir() else None
-        if free is not None and free < self.size + SPARE:
-            raise CkptError(f"{weights} needs {self.size} bytes, {free} are free; `ckpt prune {weights}` can free some")
-
-    def _publish(self, staged: Path, place: Path, last: Path) -> None:
+    def _publish(self, staged: Path, place: Path, keep: int = 0) -> None:
         """Verify a file that was written, and give it its name; raises ``CkptError`` where it is not good."""
         sync_file(staged)
         why = broken(verify(staged, siblings=False))
         if why is not None:
-            raise CkptError(f"{place} was not replaced: {why.message}")
-        if place == last:
-            keep_earlier(place, self.keep)
-        publish(staged, place)
+            raise CkptError(f"{place} was not replaced: {why.message}; `ckpt latest {place.parent}` names what is good")
+        if place.exists():
+            adopt(staged, place)
+        publish_keeping(staged, place, keep)
 
     def batch(self, trainer: Any) -> None:
         """Save inside an epoch, if it is time or the process is to end."""
+        if self.save_model is None:
+            return
         self.batches += 1
         due = self.every_batches is not None and self.batches % self.every_batches == 0
         due = due or (self.every_seconds is not None and time.monotonic() - self.saved_at >= self.every_seconds)
-        ending = self.wish is not None and self.wish.number
-        if not self.writes or not (due or ending):
+        ending = self.wish.number if self.wish is not None else 0
+        if not (due or ending):
             return
         epoch = trainer.epoch
         trainer.epoch = max(epoch - 1, 0)
         trainer.ema.update_attr(trainer.model, include=UPDATED)
         try:
-            saved = self.save(trainer, type(trainer).save_model.__get__(trainer), within=True)
+            saved = self.save(trainer, within=True)
         finally:
             trainer.epoch = epoch
         if ending:
-            LOG.warning("%s after signal %d; ending", "saved" if saved else "could not save", ending)
-            self.leave(trainer)
-            raise SystemExit(128 + int(ending))
+            assert self.wish is not None
+            LOG.warning("%s after signal %d; ending", f"saved {trainer.last}" if saved else "could not save", ending)
+            self.wish.close()
+            raise SystemExit(128 + ending)
 
     def end(self, trainer: Any, final_eval: Any) -> None:
         """The trainer's last step writes its files over without their optimizer: into copies, that are renamed."""
@@ -170,9 +174,9 @@ class Guard:
                 stage.mkdir(exist_ok=True)
                 shutil.copy2(place, aside)
                 stripped = strip(aside, *more, **named)
-                self._publish(aside, place, last=Path())
+                self._publish(aside, place)
                 return stripped
-            except (CkptError, OSError) as error:
+            except (CkptError, OSError, RuntimeError) as error:
                 LOG.warning("%s could not be stripped of its optimizer and stays as it was: %s", place, error)
                 return {}
             finally:
@@ -186,12 +190,13 @@ class Guard:
 
     def over(self, trainer: Any) -> None:
         """The run is over: no state needs to be gone back to."""
-        drop_earlier(Path(trainer.last), self.keep)
+        if self.save_model is not None and not self.missed:
+            drop_earlier(Path(trainer.last), self.keep)
 
     def leave(self, trainer: Any) -> None:
-        """Give the signals back."""
+        """Give the signals back; one that came after the last batch has its usual effect now."""
         if self.wish is not None:
-            self.wish.close()
+            self.wish.close(served=False)
 
 
 class Stage(type(Path())):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -20,7 +21,12 @@ from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["Glance", "best_first", "glance", "lower_is_better"]
 
-LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "wer", "cer", "perplexity", "fid")  # words in names of metrics
+# Words in names of metrics whose best value is the smallest; of all others it is the largest.
+LOWER_IS_BETTER = set(
+    "loss losses error err errors mae mse rmse rmsle mape wer cer eer ece perplexity ppl nll bpb bpd bpc fid kid lpips "
+    "chamfer hausdorff distance".split()
+)
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ def glance(
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether the best value of a metric is the smallest, by the words in its name."""
-    return any(word in metric.lower() for word in LOWER_IS_BETTER)
+    """Whether the best value of a metric is the smallest, by the words in its name: ``val/box_loss``, ``valLoss``."""
+    words = [word.lower() for word in WORD.findall(metric)]
+    return any(word in LOWER_IS_BETTER or word.endswith("loss") for word in words)
 
 
 def best_first(files: Sequence[Glance], metric: str) -> list[Glance]:

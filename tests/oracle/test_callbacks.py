@@ -71,14 +71,14 @@ class TestLightning:
     def test_interrupted_run_goes_on(self, tmp_path: Path) -> None:
         assert self.fit(tmp_path, stop_at=3, keep=2) == [0, 1, 2, 3]
         names = sorted(entry.name for entry in tmp_path.iterdir())
-        assert names == ["epoch=2.ckpt", "last.ckpt", "last.ckpt.bak", "last.ckpt.bak2"]
+        assert names == ["epoch=2.ckpt", "last.ckpt", "last.ckpt.prev", "last.ckpt.prev2"]
         assert {name: ckpt_tools.verify(tmp_path / name).epoch for name in names[1:]} == dict(zip(names[1:], (2, 1, 0)))
         assert self.fit(tmp_path, resume=ckpt_tools.latest(tmp_path).path) == [3, 4]
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["epoch=4.ckpt", "last.ckpt", "last.ckpt.bak2"]
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["epoch=4.ckpt", "last.ckpt", "last.ckpt.prev2"]
 
     def test_nan_takes_no_good_file_s_place(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert self.fit(tmp_path, spoil_at=2) == [0, 1, 2, 3, 4]
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["epoch=1.ckpt", "last.ckpt", "last.ckpt.bak"]
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["epoch=1.ckpt", "last.ckpt", "last.ckpt.prev"]
         assert ckpt_tools.verify(tmp_path / "last.ckpt").verdict is Verdict.RESUMABLE
         assert "NaN or infinity" in caplog.text
         assert "epoch=1.ckpt stays" in caplog.text
@@ -86,7 +86,7 @@ class TestLightning:
     def test_full_disk_costs_a_save_and_not_the_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("ckpt_tools.training.files.free_space", lambda folder: 0)
+        monkeypatch.setattr("ckpt_tools.training.writing.free_space", lambda folder: 0)
         assert self.fit(tmp_path) == [0, 1, 2, 3, 4]
         assert list(tmp_path.iterdir()) == []
         assert "are free" in caplog.text

@@ -22,7 +22,7 @@ from ckpt_tools.findings import CkptError, Verdict
 
 torch: Any = pytest.importorskip("torch")
 from ckpt_tools import training  # noqa: E402
-from ckpt_tools.training import CheckpointManager, ResumableSampler, files, load_checkpoint, save_checkpoint, state  # noqa: E402
+from ckpt_tools.training import CheckpointManager, ResumableSampler, load_checkpoint, save_checkpoint, state, writing  # noqa: E402
 
 LOOP = Path(__file__).with_name("loop.py")
 STEPS = 6  # of an epoch in the loop
@@ -171,7 +171,7 @@ class TestRefusals:
 
     def test_taken_names(self, saved: Training, path: Path) -> None:
         with pytest.raises(CkptError, match="rng"):
-            state.gather_state(saved.parts, epoch=1, step=1, rng=True, args=None, metrics=None, extra={"rng": 1})
+            state.gather_state(saved.parts, epoch=1, step=1, rng=None, args=None, metrics=None, extra={"rng": 1})
 
     def test_flipped_bit_is_not_loaded(self, saved: Training, path: Path) -> None:
         with open_checkpoint(path) as checkpoint:
@@ -226,7 +226,7 @@ class TestFullDisk:
     @pytest.mark.parametrize("foreseen", [True, False])
     def test_last_good_file_stays(self, small: Path, foreseen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         if not foreseen:  # the space goes while the file is written
-            monkeypatch.setattr(files, "free_space", lambda folder: 1 << 40)
+            monkeypatch.setattr(writing, "free_space", lambda folder: 1 << 40)
         saved = Training(width=40_000)
         save_checkpoint(small / "last.pt", model=saved.model, optimizer=None, epoch=0, rng=False)
         with pytest.raises(CkptError, match="are free" if foreseen else "No space left"):

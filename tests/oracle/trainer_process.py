@@ -180,7 +180,7 @@ def _hide_full_disk(trainer: Any) -> None:
     """As before, and nobody sees it coming."""
     from unittest.mock import patch
 
-    patch("ckpt_tools.training.ultralytics.free_space", lambda folder: 1 << 40).start()
+    patch("ckpt_tools.training.writing.free_space", lambda folder: 1 << 40).start()
     _fill_disk(trainer)
 
 
