@@ -86,6 +86,8 @@ def _key(key: Any, where: str) -> Any:
         return key
     if isinstance(key, enum.Enum):
         return _key(key.value, where)
+    if type(key).__module__ == "numpy" and hasattr(key, "item"):
+        return _key(key.item(), where)
     if isinstance(key, tuple):
         return tuple(_key(item, where) for item in key)
     for kind in (int, float, str, bytes):

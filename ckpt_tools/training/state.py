@@ -80,7 +80,7 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in (metrics or {}).items():
         try:
-            found[str(name)] = float(value)
+            found[str(name)] = float(value.detach() if isinstance(value, torch.Tensor) else value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise CkptError(
                 f"the metric {name} is no number ({type(value).__name__}); give one, e.g. its mean"

@@ -59,7 +59,7 @@ class TestLightning:
                     raise PowerCut
 
         data = torch.utils.data.DataLoader([(torch.randn(4), number % 2) for number in range(8)], batch_size=4)
-        saving = ModelCheckpoint(folder, filename="{epoch}", save_last=True)
+        saving = ModelCheckpoint(folder, filename="{epoch}", save_last=options.pop("save_last", True))
         trainer = lightning.Trainer(
             max_epochs=5, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             callbacks=[saving, Watch(), VerifyCheckpoints(**options)],
@@ -83,6 +83,11 @@ class TestLightning:
         assert "NaN or infinity" in caplog.text
         assert "epoch=1.ckpt stays" in caplog.text
 
+    def test_link_to_the_last_good_file_stays(self, tmp_path: Path) -> None:
+        self.fit(tmp_path, spoil_at=2, save_last="link")
+        assert (tmp_path / "last.ckpt").resolve() == tmp_path / "epoch=1.ckpt"
+        assert self.fit(tmp_path, resume=tmp_path / "last.ckpt", stop_at=3) == [2, 3]
+
     def test_full_disk_costs_a_save_and_not_the_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -94,7 +99,13 @@ class TestLightning:
 
 class TestTransformers:
     def train(
-        self, folder: Path, stop_at: int | None = None, spoil: Callable[[Path], None] | None = None, **options: Any
+        self,
+        folder: Path,
+        stop_at: int | None = None,
+        spoil: Callable[[Path], None] | None = None,
+        fresh: bool = False,
+        save_only_model: bool = False,
+        **options: Any,
     ) -> int | None:
         """Train five epochs of four steps; the step it began at. ``spoil`` is given the folder of the third epoch."""
         transformers: Any = pytest.importorskip("transformers")
@@ -125,13 +136,13 @@ class TestTransformers:
             transformers.BertForSequenceClassification(shape),
             transformers.TrainingArguments(
                 str(folder), num_train_epochs=5, per_device_train_batch_size=8, save_strategy="epoch", report_to=[],
-                use_cpu=True, disable_tqdm=True,
+                use_cpu=True, disable_tqdm=True, save_only_model=save_only_model,
             ),
             train_dataset=[{"input_ids": torch.randint(0, 64, (16,)), "labels": number % 2} for number in range(32)],
             callbacks=[Spoil(), VerifyCheckpoints(**options), Stop()],
         )  # fmt: skip
         with contextlib.suppress(PowerCut):
-            trainer.train(resume_from_checkpoint=latest_checkpoint(folder))
+            trainer.train(resume_from_checkpoint=None if fresh else latest_checkpoint(folder))
         return started[0]
 
     def names(self, folder: Path) -> list[str]:
@@ -172,6 +183,24 @@ class TestTransformers:
         (tmp_path / "checkpoint-8" / "trainer_state.json").unlink()
         assert self.train(tmp_path, stop_at=12) == 4
         assert "the optimizer is missing" in caplog.text
+
+    def test_new_run_in_the_folder_of_an_old_one_keeps_its_own(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.train(tmp_path, keep=2)
+        self.train(tmp_path, stop_at=8, keep=2, fresh=True)
+        assert self.names(tmp_path) == ["checkpoint-4", "checkpoint-8"]
+
+    def test_weights_alone_are_good_where_they_were_asked_for(self, tmp_path: Path) -> None:
+        self.train(tmp_path, stop_at=8, keep=3, save_only_model=True)
+        assert self.names(tmp_path) == ["checkpoint-4", "checkpoint-8"]
+        assert self.train(tmp_path, stop_at=4) == 0  # nothing to go on from
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "scheduler.pt", "optimizer.pt"])
+    def test_folder_that_lacks_a_file_is_passed_over(self, tmp_path: Path, name: str) -> None:
+        self.train(tmp_path, stop_at=8, keep=3)
+        (tmp_path / "checkpoint-8" / name).unlink()
+        assert self.train(tmp_path, stop_at=8) == 4
 
     def test_rotation_of_the_trainer_is_warned_of(self, caplog: pytest.LogCaptureFixture) -> None:
         pytest.importorskip("transformers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +158,40 @@ def test_no_name_a_search_for_checkpoints_would_find_is_ever_half_written(tmp_pa
     assert [(stage / name).name for name in ("last.pt", "epoch3.pt")] == ["last.pt.tmp", "epoch3.pt.tmp"]
 
 
+class Model:
+    """What ``guard`` needs of a model."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[str, list[Any]] = {}
+
+    def add_callback(self, event: str, callback: Any) -> None:
+        self.callbacks.setdefault(event, []).append(callback)
+
+
 def test_it_can_be_sent_to_the_processes_of_other_devices() -> None:
-    class Model:
-        def __init__(self) -> None:
-            self.callbacks: list[Any] = []
-
-        def add_callback(self, event: str, callback: Any) -> None:
-            self.callbacks.append(callback)
-
     assert len(pickle.loads(pickle.dumps(guard(Model(), every_seconds=60).callbacks))) == 4
+
+
+def test_guarding_twice_is_guarding_once_with_the_later_numbers() -> None:
+    model = guard(guard(Model(), every_batches=5), every_batches=7)
+    assert {event: len(held) for event, held in model.callbacks.items()} == dict.fromkeys(model.callbacks, 1)
+    assert model.callbacks["on_train_batch_end"][0].__self__.every_batches == 7
+
+
+@pytest.mark.parametrize(("rank", "writes"), [("0", True), ("1", False)])
+def test_one_process_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, writes: bool) -> None:
+    """Ranks beside 0 have no EMA and no metrics: a save there would end the job."""
+    monkeypatch.setenv("RANK", rank)
+    saved: list[int] = []
+    average = Namespace(update_attr=lambda model, include: None)
+    trainer = Namespace(
+        epoch=1, wdir=tmp_path, last=tmp_path / "last.pt", best=tmp_path / "best.pt", ema=average, model=None
+    )
+    trainer.save_model, trainer.final_eval = lambda: saved.append(trainer.epoch), lambda: None
+    watchman = guard(Model(), every_seconds=1e-9, signals=()).callbacks["on_train_batch_end"][0].__self__
+    watchman.begin(trainer)
+    watchman.batch(trainer)
+    assert saved == ([0] if writes else [])
 
 
 @pytest.mark.parametrize("release", ["8.3.100", pytest.param("8.2.103", marks=pytest.mark.full), "8.0.200"])

@@ -9,10 +9,14 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from damage import flip
 
@@ -23,10 +27,29 @@ from ckpt_tools.findings import CkptError, Verdict
 torch: Any = pytest.importorskip("torch")
 from ckpt_tools import training  # noqa: E402
 from ckpt_tools.training import CheckpointManager, ResumableSampler, load_checkpoint, save_checkpoint, state, writing  # noqa: E402
+from ckpt_tools.training.signals import STOP, Wish  # noqa: E402
 
 LOOP = Path(__file__).with_name("loop.py")
 STEPS = 6  # of an epoch in the loop
 KILLS = 3  # of the sample; the full run has 100
+
+
+class Level(IntEnum):
+    HIGH = 2
+
+
+@dataclass
+class Settings:
+    lr: float
+    betas: tuple[float, float]
+
+
+def nested(depth: int) -> list[Any]:
+    """A list in a list in a list …"""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 class Training:
@@ -222,6 +245,168 @@ class TestRefusals:
             load_checkpoint(path, model=saved.model, scaler=saved.scaler)
 
 
+class TestPlainValues:
+    @pytest.mark.parametrize(
+        ("given", "stored"),
+        [
+            (Path("data") / "x.yaml", str(Path("data") / "x.yaml")),
+            ({"b"}, ["b"]),
+            (Level.HIGH, 2),
+            ({Level.HIGH: 1}, {2: 1}),
+            (Settings(lr=0.1, betas=(0.9, 0.99)), {"lr": 0.1, "betas": (0.9, 0.99)}),
+            (Counter("aab"), {"a": 2, "b": 1}),
+            (numpy.float64(0.5), 0.5),
+            (numpy.complex128(1j), 1j),
+            (numpy.bool_(True), True),
+            ({numpy.int64(3): numpy.float32(0.5)}, {3: 0.5}),
+            (numpy.arange(4.0)[::-1], torch.tensor([3.0, 2.0, 1.0, 0.0], dtype=torch.float64)),
+            (numpy.arange(2, dtype=">i4"), torch.tensor([0, 1], dtype=torch.int32)),
+            (torch.float16, torch.float16),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_come_back_as_plain_ones(self, path: Path, given: Any, stored: Any) -> None:
+        made = Training()
+        save_checkpoint(path, model=made.model, optimizer=made.optimizer, epoch=0, args={"held": given})
+        held = load_checkpoint(path).args["held"]
+        assert same(held, stored)
+        assert type(held) is type(stored)
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            object(), len, numpy.datetime64("2026-01-01"), numpy.array(["a"]), numpy.array([object()]), {object(): 1},
+            torch.empty(3, device="meta"), torch.nn.LazyLinear(2).weight, nested(3000), numpy.add,
+        ],
+        ids=lambda value: type(value).__name__,
+    )  # fmt: skip
+    @pytest.mark.parametrize("background", [False, True])
+    def test_what_no_safe_load_brings_back_is_refused_at_once(
+        self, tmp_path: Path, given: Any, background: bool
+    ) -> None:
+        made = Training()
+        manager = CheckpointManager(
+            tmp_path,
+            model=made.model,
+            optimizer=made.optimizer,
+            args={"held": given},
+            background=background,
+            signals=(),
+        )
+        with pytest.raises(CkptError, match="held"):
+            manager.save(0)
+        manager.close()
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestKinds:
+    """States of another kind of object: torch takes many of them, and fails, or trains on wrongly, later."""
+
+    def test_another_optimizer(self, path: Path) -> None:
+        made = Training()
+        save_checkpoint(path, model=made.model, optimizer=made.optimizer, epoch=0)
+        with pytest.raises(CkptError, match="another optimizer.* no dampening, momentum"):
+            load_checkpoint(path, optimizer=torch.optim.SGD(made.model.parameters(), 0.1, momentum=0.9))
+
+    def test_parameters_in_another_order(self, path: Path) -> None:
+        made = Training()
+        save_checkpoint(path, model=made.model, optimizer=made.optimizer, epoch=0)
+        with pytest.raises(CkptError, match="same order"):
+            load_checkpoint(path, optimizer=torch.optim.AdamW(list(made.model.parameters())[::-1]))
+
+    def test_another_scheduler_changes_nothing(self, path: Path) -> None:
+        made, fresh = Training(), Training(seed=1)
+        save_checkpoint(path, **made.parts, epoch=0)
+        fresh.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(fresh.optimizer, 9)
+        before = fresh.optimizer.state_dict()["param_groups"]
+        with pytest.raises(CkptError, match="another scheduler"):
+            load_checkpoint(path, **fresh.parts)
+        assert same(fresh.optimizer.state_dict()["param_groups"], before)
+
+    def test_optimizer_of_other_shapes_is_left_out_with_what_does_not_fit(self, path: Path) -> None:
+        made, other = Training(), Training(seed=1, width=9)
+        save_checkpoint(path, model=made.model, optimizer=made.optimizer, epoch=0)
+        loaded = load_checkpoint(path, model=other.model, optimizer=other.optimizer, strict=False)
+        assert "optimizer" in loaded.absent
+        other.step()
+
+    def test_compiled_modules_inside_of_others(self, path: Path) -> None:
+        made, fresh = Training(), Training(seed=1)
+        inside = torch.nn.Sequential(torch.compile(made.model[0], backend="eager"), made.model[1])
+        save_checkpoint(path, model=inside, optimizer=made.optimizer, epoch=0)
+        load_checkpoint(path, model=fresh.model)
+        assert same(fresh.model.state_dict(), made.model.state_dict())
+
+
+class TestTheFileThatWasThere:
+    def test_link_leads_to_the_new_file(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.symlink_to(path.parent / "elsewhere.pt")
+        save_checkpoint(path, **Training().parts, epoch=3)
+        assert path.is_symlink()
+        assert ckpt_tools.verify(path.parent / "elsewhere.pt").epoch == 3
+
+    @pytest.mark.skipif(os.name == "nt", reason="rights of another kind")
+    def test_rights_stay(self, path: Path) -> None:
+        save_checkpoint(path, **Training().parts, epoch=3)
+        path.chmod(0o600)
+        save_checkpoint(path, **Training().parts, epoch=4)
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def test_what_a_killed_save_left_is_cleared_away(self, path: Path) -> None:
+        path.parent.mkdir()
+        left = path.with_name(f".{path.name}.0123abcd.tmp")
+        left.write_bytes(b"half")
+        os.utime(left, (1, 1))
+        save_checkpoint(path, **Training().parts, epoch=3)
+        assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+    def test_earlier_states_stay_in_their_order(self, path: Path) -> None:
+        for epoch in range(4):
+            content = {"epoch": epoch, **{name: part.state_dict() for name, part in Training().parts.items()}}
+            writing.write_whole(path, lambda place, held=content: writing.save_content(held, place), keep=2)  # type: ignore[misc]
+        names = ("last.pt", "last.pt.prev", "last.pt.prev2")
+        assert sorted(entry.name for entry in path.parent.iterdir()) == list(names)
+        assert [ckpt_tools.verify(path.with_name(name)).epoch for name in names] == [3, 2, 1]
+
+
+class TestSignals:
+    @pytest.fixture(autouse=True)
+    def usual(self) -> Any:
+        """The signals as they are for whoever comes next."""
+        before = {number: signal.getsignal(number) for number in STOP}
+        yield
+        assert {number: signal.getsignal(number) for number in STOP} == before
+
+    def test_scheduler_and_launcher_may_both_send_it(self) -> None:
+        wish = Wish(STOP)
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert wish.number == signal.SIGTERM
+        wish.close()
+
+    def test_second_ctrl_c_ends_at_once(self) -> None:
+        wish = Wish(STOP)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        wish.close()
+
+    def test_one_that_came_too_late_has_its_usual_effect(self) -> None:
+        wish = Wish(STOP)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            wish.close(served=False)
+
+    def test_managers_may_close_in_any_order(self, tmp_path: Path) -> None:
+        made = Training()
+        first, second = (
+            CheckpointManager(tmp_path / name, model=made.model, optimizer=made.optimizer) for name in ("a", "b")
+        )
+        second.close()
+        first.close()
+
+
 class TestFullDisk:
     @pytest.mark.parametrize("foreseen", [True, False])
     def test_last_good_file_stays(self, small: Path, foreseen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +435,22 @@ class TestSampler:
         again.load_state_dict(sampler.state_dict())
         assert list(again) == order[6:]
         assert len(again) == 4
+
+    def test_samples_that_were_left_out_end_no_later_epoch(self) -> None:
+        sampler = ResumableSampler(range(10))
+        loader = torch.utils.data.DataLoader(range(10), batch_size=4, sampler=sampler, drop_last=True)
+        for _ in range(3):
+            sizes = [len(batch) for batch in loader]
+            assert sizes == [4, 4]
+            sampler.advance(sum(sizes))
+        assert sampler.epoch == 2
+
+    def test_another_data_set_is_refused(self) -> None:
+        with pytest.raises(CkptError, match="10 samples"):
+            ResumableSampler(range(9)).load_state_dict(ResumableSampler(range(10)).state_dict())
+
+    def test_any_seed_will_do(self) -> None:
+        assert sorted(ResumableSampler(range(9), seed=1 << 62)) == list(range(9))
 
     def test_ranks_share_what_is_left(self) -> None:
         ranks = [ResumableSampler(range(10), rank=rank, replicas=4) for rank in range(4)]
@@ -296,6 +497,73 @@ class TestManager:
                 manager.step(0, {"loss": loss})
             assert manager.best == tmp_path / "step00000002.pt"
         assert sorted(entry.name for entry in tmp_path.iterdir()) == [f"step0000000{n}.pt" for n in (2, 4, 5)]
+
+    def test_file_counts_with_what_was_said_since_the_save_before(self, tmp_path: Path) -> None:
+        accuracy = [0.5, 0.9, 0.6]
+        with self.managed(tmp_path, Training(), every_steps=2, keep_last=1, keep_best="accuracy") as manager:
+            for epoch in range(3):
+                for _ in range(5):
+                    manager.step(epoch)
+                manager.end_epoch(epoch, {"accuracy": accuracy[epoch]})
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step00000010.pt", "step00000015.pt"]
+        assert manager.best == tmp_path / "step00000010.pt"
+
+    def test_metrics_may_be_tensors_and_must_be_numbers(self, tmp_path: Path) -> None:
+        with self.managed(tmp_path, Training(), every_steps=1, keep_last=1, keep_best="loss") as manager:
+            for loss in (0.1, 0.3):
+                manager.step(0, {"loss": torch.tensor(loss, requires_grad=True)})
+            assert manager.best == tmp_path / "step00000001.pt"
+            with pytest.raises(CkptError, match="the metric loss is no number"):
+                manager.step(0, {"loss": torch.ones(3)})
+
+    def test_metric_nobody_told_is_missed_aloud(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with self.managed(tmp_path, Training(), every_steps=1, keep_best="val_acc") as manager:
+            manager.step(0, {"acc": 0.3})
+        assert "no save was told val_acc" in caplog.text
+
+    def test_folder_of_another_run_is_refused_at_the_first_step(self, tmp_path: Path) -> None:
+        with self.managed(tmp_path, Training(), every_steps=1) as manager:
+            for _ in range(3):
+                manager.step(0)
+        with self.managed(tmp_path, Training()) as manager, pytest.raises(CkptError, match="restore_latest"):
+            manager.step(0)
+
+    def test_folder_that_can_t_be_made_is_refused_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(CkptError, match="check the path"):
+            self.managed(tmp_path / "file" / "run", Training())
+
+    def test_closed_manager_says_so(self, tmp_path: Path) -> None:
+        manager = self.managed(tmp_path, Training(), background=True)
+        manager.close()
+        with pytest.raises(CkptError, match="closed"):
+            manager.save(0)
+
+    def test_failure_in_the_background_is_not_forgotten_by_the_next_step(self, tmp_path: Path) -> None:
+        made = Training()
+        manager = self.managed(tmp_path, made, background=True, every_epochs=None)
+        with torch.no_grad():
+            made.model[0].weight[0, 0] = float("inf")
+        manager.save(0)
+        manager.step(0)
+        with pytest.raises(CkptError, match="NaN or infinity"):
+            manager.close()
+
+    def test_background_copies_views_of_one_place_in_memory_each_as_they_are(self, tmp_path: Path) -> None:
+        made, numbers = Training(), numpy.arange(10.0)
+        negative = torch.tensor([1 + 2j]).conj().imag
+        args = {
+            "some": numbers[:2],
+            "all": torch.from_numpy(numbers),
+            "part": torch.from_numpy(numbers[:2]),
+            "neg": negative,
+        }
+        with self.managed(tmp_path, made, background=True, args=args) as manager:
+            path = manager.save(0)
+        held = load_checkpoint(path).args
+        assert torch.equal(held["all"], torch.arange(10.0, dtype=torch.float64))
+        assert torch.equal(held["part"], held["all"][:2])
+        assert held["neg"].tolist() == [-2.0]
 
     def test_what_is_best_outlives_a_restart(self, tmp_path: Path) -> None:
         with self.managed(tmp_path, Training(), every_steps=1, keep_last=1, keep_best=("accuracy", 1)) as manager:
@@ -503,6 +771,22 @@ class TestSeveralProcesses:
         assert done.stdout.count("end ") == count
         found = ckpt_tools.latest(folder)
         assert found.finished, found
+
+    @pytest.mark.parametrize("how", [(), ("--background",)], ids=["", "background"])
+    def test_signal_to_the_whole_job_saves(self, environment: Mapping[str, str], tmp_path: Path, how: Any) -> None:
+        """As a scheduler sends it: to the launcher, which passes it on, and to every process."""
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += [str(LOOP), str(tmp_path), "--epochs", "100000", *how]
+        options = {"env": {**environment, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **options) as process:  # type: ignore[call-overload]
+            while not process.stdout.readline().startswith("step 3"):
+                assert process.poll() is None
+            os.killpg(process.pid, signal.SIGTERM)
+            process.stdout.read()
+        assert leftovers(tmp_path) == []
+        found = ckpt_tools.latest(tmp_path)
+        assert found.path is not None
+        assert len(torch.load(found.path, weights_only=True)["rng"]) == 2
 
     def test_what_rank_0_can_t_write_ends_all(self, environment: Mapping[str, str], tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
