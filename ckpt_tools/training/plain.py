@@ -19,6 +19,7 @@ __all__ = ["plain", "with_versions"]
 
 ALWAYS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 NUMBERS = (int, float, complex, str, bytes)  # kinds whose subclasses (numpy's float64, an IntEnum) become plain
+OF_NUMPY: dict[str, type] = {"b": bool, "i": int, "u": int, "f": float, "c": complex}  # kinds of its scalars
 DEEPEST = 200  # containers in each other
 Take = Callable[[torch.Tensor], torch.Tensor]
 
@@ -73,8 +74,8 @@ def _whole(tensor: torch.Tensor, where: str) -> torch.Tensor:
 
 def _from_numpy(value: Any, where: str, take: Take) -> Any:
     try:
-        if not value.shape and value.dtype.kind in "biufc":
-            return value.item()
+        if not value.shape and value.dtype.kind in OF_NUMPY:
+            return OF_NUMPY[value.dtype.kind](value)
         array = value.astype(value.dtype.newbyteorder("="))
         return take(torch.from_numpy(array.copy()))
     except (TypeError, ValueError, AttributeError) as error:
@@ -86,8 +87,8 @@ def _key(key: Any, where: str) -> Any:
         return key
     if isinstance(key, enum.Enum):
         return _key(key.value, where)
-    if type(key).__module__ == "numpy" and hasattr(key, "item"):
-        return _key(key.item(), where)
+    if type(key).__module__ == "numpy" and getattr(getattr(key, "dtype", None), "kind", "") in OF_NUMPY:
+        return OF_NUMPY[key.dtype.kind](key)
     if isinstance(key, tuple):
         return tuple(_key(item, where) for item in key)
     for kind in (int, float, str, bytes):

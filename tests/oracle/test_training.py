@@ -258,6 +258,7 @@ class TestPlainValues:
             (numpy.float64(0.5), 0.5),
             (numpy.complex128(1j), 1j),
             (numpy.bool_(True), True),
+            (numpy.longdouble(0.5), 0.5),
             ({numpy.int64(3): numpy.float32(0.5)}, {3: 0.5}),
             (numpy.arange(4.0)[::-1], torch.tensor([3.0, 2.0, 1.0, 0.0], dtype=torch.float64)),
             (numpy.arange(2, dtype=">i4"), torch.tensor([0, 1], dtype=torch.int32)),
