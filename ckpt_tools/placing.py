@@ -19,6 +19,7 @@ __all__ = [
     "SPARE",
     "adopt",
     "beside",
+    "copy_whole",
     "free_space",
     "keep_copy",
     "make_folder",
@@ -91,11 +92,16 @@ def keep_copy(path: Path, place: Path) -> None:
     try:
         os.link(path, place)
     except OSError:
-        with beside(place, PRIVATE) as temporary:
-            shutil.copyfile(path, temporary)
-            sync_file(temporary)
-            shutil.copystat(path, temporary)
-            publish(temporary, place)
+        copy_whole(path, place)
+
+
+def copy_whole(path: Path, place: Path) -> None:
+    """Copy a file, with its time and rights, so that nothing half-written bears the name. Raises ``OSError``."""
+    with beside(place, PRIVATE) as temporary:
+        shutil.copyfile(path, temporary)
+        sync_file(temporary)
+        shutil.copystat(path, temporary)
+        publish(temporary, place)
 
 
 def make_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckpt_tools.conversions import Conversion
 from ckpt_tools.findings import CkptError, Verdict
-from ckpt_tools.placing import PRIVATE, beside, publish, sync_file, sync_folder
+from ckpt_tools.placing import PRIVATE, beside, copy_whole, publish, sync_folder
 from ckpt_tools.runs import Results, Run, can_reflink, digest, find_runs, is_backup, reflink, results_of
 from ckpt_tools.verbs.convert import plan_convert
 from ckpt_tools.verbs.glance import Glance, best_first, glance
@@ -427,9 +427,5 @@ def _move(path: Path, place: Path) -> None:
         path.rename(place)
         sync_folder(place.parent)
     except OSError:
-        with beside(place, PRIVATE) as temporary:
-            shutil.copyfile(path, temporary)
-            sync_file(temporary)
-            shutil.copystat(path, temporary)
-            publish(temporary, place)
+        copy_whole(path, place)
         path.unlink()
