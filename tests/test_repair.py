@@ -75,6 +75,15 @@ class TestOutcomes:
         assert contents(tmp_path) == before
         assert ckpt("repair", last, "--accept-loss").returncode == 0
 
+    @pytest.mark.parametrize("kept", ["weights/last.pt.prev", ".ckpt-ring/000004.epoch1.last.pt"])
+    def test_what_a_guard_or_a_watcher_kept_is_a_donor(self, write: Write, ckpt: Run, kept: str) -> None:
+        last = write(NO_OPTIMIZER, "run/weights/last.pt")
+        copy = write(OLDER, f"run/{kept}")
+        run = ckpt("repair", last)
+        name = copy.name if copy.parent == last.parent else copy
+        assert f"optimizer from {name} (epoch 1) (loss)" in run.stdout
+        assert ckpt("repair", last, "--optimizer-from", copy).returncode == 0
+
     @pytest.mark.parametrize("arguments", [["--reinit", "optimizer"], ["--accept-loss"]])
     def test_fresh_optimizer_where_none_is_at_hand(self, arguments: list[str], write: Write, ckpt: Run) -> None:
         last = write(NO_OPTIMIZER)

@@ -11,9 +11,12 @@ from pathlib import Path
 from ckpt_tools.checkpoint import CHECKPOINT_NAMES
 from ckpt_tools.findings import CkptError
 
-__all__ = ["Run", "checkpoints_in", "find_runs", "is_backup"]
+__all__ = ["RING", "Run", "checkpoints_in", "find_runs", "is_backup", "kept_beside"]
 
 BACKUP = re.compile(r"\.(bak|prev)\d*$", re.I)
+# In a run's own folder; searches for runs, ours and trainers', pass hidden folders over.
+RING = ".ckpt-ring"
+EARLIER = re.compile(r"\.prev\d*$", re.I)
 # Folders of a run in which trainers keep its checkpoints (YOLO; Lightning and mmengine's own; many scripts).
 INNER = ("weights", "checkpoints", "ckpt", "ckpts", "checkpoint")
 
@@ -54,6 +57,13 @@ def checkpoints_in(folder: Path, backups: bool = False) -> list[tuple[Path, os.s
     except OSError:
         return []
     return sorted(found, key=lambda item: (-item[1].st_mtime_ns, item[0].name))
+
+
+def kept_beside(folder: Path) -> list[Path]:
+    """Good copies of a folder's files: earlier states a guarded training kept, and those in a watcher's ring."""
+    earlier = [path for path, _ in checkpoints_in(folder, backups=True) if EARLIER.search(path.name)]
+    run = folder.parent if folder.name in INNER else folder
+    return [*earlier, *(path for path, _ in checkpoints_in(run / RING))]
 
 
 def find_runs(folder: Path, backups: bool = False) -> list[Run]:

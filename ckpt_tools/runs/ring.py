@@ -21,9 +21,8 @@ from ckpt_tools.placing import SPARE, beside, free_space, publish, sweep, sync_f
 from ckpt_tools.runs.sharing import reflink
 from ckpt_tools.source import BUFFER_SIZE, blocks, open_source
 
-__all__ = ["HIDDEN", "Copy", "NoRoomError", "Ring", "RingError", "UnsettledError"]
+__all__ = ["Copy", "NoRoomError", "Ring", "RingError", "UnsettledError"]
 
-HIDDEN = ".ckpt-ring"  # in the run's own folder; searches for runs, ours and trainers', pass hidden folders over
 NAMED = re.compile(r"(\d{6,})\.(?:epoch(\d{1,9})|unknown)\.(.+)", re.DOTALL)
 ANY = re.compile(".*", re.DOTALL)
 LONGEST_EPOCH = 10**9

@@ -34,7 +34,7 @@ from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.ledger import ledger
 from ckpt_tools.plans.model import Plan, Request, resumes_at
 from ckpt_tools.plans.phases import NEIGHBOURS, PHASES, extends, missing_parts
-from ckpt_tools.runs import checkpoints_in
+from ckpt_tools.runs import checkpoints_in, kept_beside
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
 __all__ = ["choose_file", "plan_repair", "repaired_name"]
@@ -193,12 +193,14 @@ def _work(repair: Planned, holding: Holding, request: Request, context: Context,
 
 
 def _siblings(folder: Path, path: Path, judge: Judge, files: ExitStack) -> Iterator[Donor]:
-    """The other checkpoints of a folder that parts can be taken from; what a repair made is no original."""
-    for other in checkpoints(folder):
+    """The other checkpoints of a run that parts can be taken from; what a repair made is no original."""
+    for other in (*checkpoints(folder), *kept_beside(folder)):
         if other.exists() and path.exists() and os.path.samefile(other, path):
             continue
         with contextlib.suppress(CkptError):
             donor = Donor(other, judge, files)
+            if other.parent != folder:  # a watcher's ring
+                donor.name = str(other)
             if not donor.repaired:
                 yield donor
 

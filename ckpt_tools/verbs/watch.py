@@ -17,9 +17,9 @@ from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.checks.context import Context
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
 from ckpt_tools.placing import free_space
-from ckpt_tools.runs import checkpoints_in, find_runs
+from ckpt_tools.runs import RING, checkpoints_in, find_runs
 from ckpt_tools.runs.notices import Notices
-from ckpt_tools.runs.ring import HIDDEN, NoRoomError, Ring, RingError, UnsettledError
+from ckpt_tools.runs.ring import NoRoomError, Ring, RingError, UnsettledError
 from ckpt_tools.verbs.glance import glance
 from ckpt_tools.verbs.verify import Report, verify_checkpoint
 
@@ -138,7 +138,7 @@ class Watcher:
     def _promise(self) -> str:
         if not self.options.keep:
             return "no copies are kept"
-        where = self._into if self._into is not None else f"{HIDDEN} of each run"
+        where = self._into if self._into is not None else f"{RING} of each run"
         return f"the last {self.options.keep} good checkpoints are kept in {where}"
 
     def look(self, now: float, *, search: bool = True) -> Iterator[Event]:
@@ -326,7 +326,7 @@ class Watcher:
     def _place(self, folder: Path) -> Path:
         """Where the ring of a run lies; in one folder for all runs its name tells runs of one name apart."""
         if self._into is None:
-            return folder / HIDDEN
+            return folder / RING
         from hashlib import blake2b
 
         real = folder.resolve()
