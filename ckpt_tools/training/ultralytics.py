@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.findings import CkptError
-from ckpt_tools.placing import adopt, sync_file
+from ckpt_tools.placing import adopt, sweep, sync_file
 from ckpt_tools.training.manager import refuse_less_than_one
 from ckpt_tools.training.signals import STOP, Wish
 from ckpt_tools.training.writing import broken, check_room, drop_earlier, failed, publish_keeping
@@ -88,6 +89,7 @@ class Guard:
         if os.environ.get("RANK", "-1") not in ("-1", "0"):
             return  # and outlive the signal until rank 0 has saved
         shutil.rmtree(Path(trainer.wdir, STAGE), ignore_errors=True)  # of a run that was killed
+        sweep(Path(trainer.wdir), re.compile(re.escape(Path(trainer.last).name)))
         self.save_model, final_eval = trainer.save_model, trainer.final_eval
         trainer.save_model = lambda: self.save(trainer)
         trainer.final_eval = lambda: self.end(trainer, final_eval)
