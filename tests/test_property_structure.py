@@ -133,6 +133,17 @@ def test_any_value_may_stand_anywhere(data: st.DataObject, name: str, value: Any
     read_all(read_checkpoint(BytesSource(saved(replaced(name, path, value)))))
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("ultralytics", ("optimizer", "param_groups", 0, "params"), [None, [{}]]),
+        ("plain", ("optimizer_state_dict", "param_groups", 0, "params", 0), []),
+    ],
+)
+def test_ids_of_parameters_may_be_lists(name: str, path: tuple[Any, ...], value: Any) -> None:
+    read_all(read_checkpoint(BytesSource(saved(replaced(name, path, value)))))
+
+
 @given(
     data=st.data(), name=st.sampled_from(sorted(WHOLE)), key=st.sampled_from([LONG4, None, 0.5, "\x1b", (1, (2,)), 7])
 )

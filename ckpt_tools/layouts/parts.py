@@ -312,7 +312,9 @@ def optimizer_groups(node: Node) -> list[Group]:
     for group in listed if isinstance(listed, list) else ():
         options = {key: value for key, value in dict_of(group).items() if isinstance(key, str)}
         params = options.pop("params", ())
-        groups.append(Group(tuple(params) if isinstance(params, (list, tuple)) else (), options))
+        listed_ids = params if isinstance(params, (list, tuple)) else ()
+        ids = (one if isinstance(one, (int, str)) else None for one in listed_ids)  # None: no id anything is kept for
+        groups.append(Group(tuple(ids), options))
     return groups
 
 

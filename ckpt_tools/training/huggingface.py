@@ -27,7 +27,7 @@ __all__ = ["VerifyCheckpoints", "latest_checkpoint"]
 LOG = logging.getLogger("ckpt_tools")
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"  # written last (transformers 5.23, trainer.py _save_checkpoint)
-WEIGHTS = ("*.safetensors", "pytorch_model*", "global_step*", "*.bin")
+WEIGHTS = ("*.safetensors", "*model*.bin", "pytorch_model*", "global_step*")
 OPTIMIZERS = ("optimizer.*", "optimizer_*", "global_step*")  # plain, FSDP, DeepSpeed
 
 
