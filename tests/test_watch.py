@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
@@ -21,7 +23,8 @@ from watching import Process
 
 import ckpt_tools
 from ckpt_tools.checkpoint import Checkpoint, open_checkpoint
-from ckpt_tools.findings import Severity, Verdict
+from ckpt_tools.findings import CkptError, Severity, Verdict
+from ckpt_tools.placing import SPARE
 from ckpt_tools.runs import digest, ring
 from ckpt_tools.runs.notices import Notices
 from ckpt_tools.source import blocks, open_source
@@ -32,6 +35,7 @@ from ckpt_tools.verbs.watch import Event, Watcher, WatchOptions
 START = 1_700_000_000.0
 LAST, RING = "train/weights/last.pt", "train/.ckpt-ring"
 GB = 10**9
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 def at(epoch: int, **replaced: Any) -> dict[str, Any]:
@@ -196,6 +200,20 @@ class TestAlerts:
         assert event.message.endswith(f"next: cp {good.more['copy']} {path}")
         assert event.as_json()["codes"]
         assert verify(good.more["copy"]).verdict is Verdict.RESUMABLE
+
+    def test_way_back_is_a_copy_of_that_very_file(self, scene: Scene, tmp_path: Path) -> None:
+        scene.watch()
+        scene.save(at(1), "train/best.pt")
+        scene.save(at(2), "train/last.pt")
+        scene.settled()
+        scene.save(cut(saved(at(3)), 5000), "train/best.pt")
+        scene.save(b"<!doctype html><html>", "train/yolo11n.pt")
+        scene.save(cut(saved(at(3)), 5000), "train/other.pt")
+        said = {event.path.name: event.more["next"] for event in scene.settled() if event.path and "next" in event.more}
+        assert said["best.pt"].startswith(f"cp {scene.folder / 'train/.ckpt-ring/'}")
+        assert "best.pt" in said["best.pt"].split()[1]
+        assert said["other.pt"] == f"ckpt latest {scene.folder / 'train/.ckpt-ring'}"
+        assert not said["yolo11n.pt"].startswith(("cp", "ckpt latest"))
 
     def test_without_a_good_copy_the_next_step_is_a_repair_of_the_file_itself(self, scene: Scene) -> None:
         scene.watch()
@@ -373,7 +391,7 @@ class TestRing:
         assert sorted(path.name for path in (scene.folder / "train").iterdir()) == ["weights"]
 
     def test_one_folder_for_all_tells_runs_of_one_name_apart(self, scene: Scene) -> None:
-        into = scene.folder / "rings"
+        into = scene.folder.parent / "rings"
         scene.watch(into=into)
         for task in ("detect", "pose"):
             scene.save(at(1), f"{task}/train/weights/last.pt")
@@ -392,11 +410,42 @@ class TestRing:
         self, scene: Scene, tmp_path: Path
     ) -> None:
         (tmp_path / "file").write_bytes(b"")
-        scene.watch(into=tmp_path / "file")
+        scene.watch(into=tmp_path / "file" / "rings")
         scene.save(at(1))
         assert names(scene.settled()[1:]) == ["error", "verified"]
         scene.save(cut(saved(at(2)), 5000))
         assert names(scene.settled()) == ["damaged"]
+
+    @pytest.mark.parametrize("place", ["runs", "runs/rings", "runs/train/weights"])
+    def test_copies_never_lie_among_the_runs(self, scene: Scene, tmp_path: Path, place: str) -> None:
+        with pytest.raises(CkptError, match="name another place"):
+            scene.watch(into=tmp_path / place)
+
+    @pytest.mark.parametrize("place", [".", "rings", "runs/.rings"])
+    def test_copies_may_lie_above_beside_or_hidden(self, scene: Scene, tmp_path: Path, place: str) -> None:
+        scene.watch(into=tmp_path / place)
+        scene.save(at(1))
+        assert names(scene.settled()) == ["run-appeared", "verified"]
+        (copy,) = (tmp_path / place).glob("train-*/*.pt")
+        assert ckpt_tools.latest(scene.folder).path == scene.folder / LAST
+        assert copy.name == "000001.epoch1.last.pt"
+
+    def test_new_run_whose_names_hold_the_epoch_gets_its_turn(self, scene: Scene) -> None:
+        scene.watch()
+        for epoch in (97, 98, 0, 1, 2):
+            scene.save(at(epoch), f"train/weights/epoch{epoch}.pt")
+            scene.settled()
+        assert scene.ring() == ["000004.epoch1.epoch1.pt", "000005.epoch2.epoch2.pt"]
+
+    def test_files_that_say_no_epoch_are_kept_by_their_time(self, scene: Scene) -> None:
+        scene.watch()
+        scene.save(at(6), "train/best.pt")
+        without_epoch = {key: value for key, value in plain_checkpoint().items() if key != "epoch"}
+        for number in range(3):
+            scene.settled()
+            scene.save({**without_epoch, "note": number}, "train/last.pt")
+        scene.settled()
+        assert scene.ring() == ["000003.unknown.last.pt", "000004.unknown.last.pt"]
 
     def test_trainers_file_is_never_written_to(self, scene: Scene) -> None:
         scene.watch()
@@ -499,6 +548,15 @@ class TestRunsThatComeAndGo:
         assert names(scene.settled()) == ["run-appeared", "verified"]
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs rights that can be taken away")
+    def test_one_bad_entry_hides_no_other(self, scene: Scene) -> None:
+        scene.watch()
+        scene.save(at(1))
+        scene.settled()
+        loop = (scene.folder / LAST).with_name("loop.pt")
+        loop.symlink_to(loop)
+        scene.save(cut(saved(at(2)), 5000))
+        assert names(scene.settled()) == ["damaged"]
+
     def test_folder_that_cannot_be_read_stops_nothing(self, scene: Scene) -> None:
         scene.watch()
         scene.save(at(1))
@@ -616,6 +674,16 @@ class TestSpace:
         assert "where the trainer wrote them" in first.message
         assert scene.ring() == ["000001.epoch1.last.pt"]
 
+    def test_copy_never_takes_the_room_of_the_next_save(
+        self, scene: Scene, free: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ring, "reflink", lambda *_: False)
+        scene.watch()
+        path = scene.save(at(1))
+        free(path.stat().st_size * 3 // 2 + SPARE)
+        assert "low-space" in names(scene.settled())
+        assert scene.ring() == []
+
     def test_disk_that_fills_up_while_it_is_copied_leaves_no_half_copy(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -645,6 +713,25 @@ class TestNotices:
         finally:
             notices.close()
 
+    def test_folder_whose_name_begins_like_another_one_s(self, tmp_path: Path) -> None:
+        folders = [tmp_path / "run", tmp_path / "run.x"]
+        for folder in folders:
+            folder.mkdir()
+        notices = Notices(folders)
+        try:
+            (tmp_path / "run.x/last.pt").write_bytes(b"x")
+            assert notices.wait(30, threading.Event()) == {tmp_path / "run.x/last.pt"}
+        finally:
+            notices.close()
+
+    @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+    def test_name_that_is_no_text_is_looked_at_now_and_then(self, tmp_path: Path) -> None:
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+        folder.mkdir()
+        notices = Notices([folder])
+        assert notices.wait(0.01, threading.Event()) == set()
+        notices.close()
+
     def test_stop_ends_the_wait_also_where_nothing_can_be_listened_to(self, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "nowhere"):
             stop = threading.Event()
@@ -671,7 +758,7 @@ def started(tmp_path: Path, environment: Mapping[str, str]) -> Iterator[Callable
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent another way there")
 class TestCommand:
-    @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+    @pytest.mark.parametrize("how", ENDINGS, ids=lambda how: how.name)
     def test_events_come_as_they_happen_and_a_signal_ends_it_cleanly(
         self, how: signal.Signals, scene: Scene, started: Callable[..., Process]
     ) -> None:
@@ -700,6 +787,24 @@ class TestCommand:
         assert [event["event"] for event in got] == ["started", "run-appeared", "damaged", "stopped"]
         assert f"damaged|error|runs/train/{name}" in (tmp_path / "facts").read_text(encoding="utf-8").splitlines()
         assert not (tmp_path / "harm").exists()
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+    @pytest.mark.parametrize("what", ["stdout", "stderr"])
+    def test_full_disk_does_not_silence_the_hook(
+        self, scene: Scene, environment: Mapping[str, str], tmp_path: Path, what: str
+    ) -> None:
+        command = [sys.executable, "-m", "ckpt_tools", "watch", "runs", "--settle", "0.2s", "--json"]
+        command += [
+            "--on-event",
+            'echo "$CKPT_EVENT" >> got; test "$CKPT_EVENT" = verified && kill -TERM "$WATCHER"; exit 3',
+        ]
+        with open("/dev/full", "wb") as full:
+            pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, what: full}
+            shell = 'WATCHER=$$ exec "$@"'
+            scene.save(at(1))
+            process = subprocess.Popen(["sh", "-c", shell, "sh", *command], cwd=tmp_path, env=environment, **pipes)
+            assert process.wait(60) == 0
+        assert {"started", "verified"} <= set((tmp_path / "got").read_text(encoding="utf-8").split())
 
     def test_hook_that_fails_is_said_on_stderr_and_stops_nothing(
         self, scene: Scene, started: Callable[..., Process]
@@ -762,7 +867,17 @@ class TestCommand:
 
     def test_wrong_options_are_said_before_anything_starts(self, ckpt: Run, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
-        for arguments in (["file"], [".", "--stall", "soon"], [".", "--settle", "1x"], [".", "--keep", "-1"], []):
+        wrong = [
+            "--stall soon",
+            "--stall 0s",
+            "--stall 5mib",
+            "--settle 1x",
+            "--keep -1",
+            "--into file",
+            "--into .",
+            "--into=",
+        ]
+        for arguments in (["file"], [], *([".", *options.split()] for options in wrong)):
             done = ckpt("watch", *arguments)
             assert (done.returncode, done.stdout) == (2, ""), arguments
 

@@ -32,6 +32,7 @@ class Hook:
         self._command = command
         self._waiting: queue.Queue[tuple[str, Mapping[str, str]] | None] = queue.Queue(MOST_WAITING)
         self._running: subprocess.Popen[str] | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -45,14 +46,20 @@ class Hook:
     def close(self) -> None:
         """Let what waits be run for a few seconds, then end it."""
         end = time.monotonic() + GRACE
-        with contextlib.suppress(queue.Full):
-            self._waiting.put(None, timeout=GRACE)
-        self._thread.join(max(0.0, end - time.monotonic()))
-        if self._running is not None:
-            _end(self._running)
+        try:
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(None, timeout=GRACE)
+            self._thread.join(max(0.0, end - time.monotonic()))
+        finally:
+            self._closing = True
+            if (running := self._running) is not None:
+                _end(running)
+            left = self._waiting.qsize() - 1
+            if left > 0:
+                _complain(f"{left} events were left out")
 
     def _work(self) -> None:
-        while (event := self._waiting.get()) is not None:
+        while (event := self._waiting.get()) is not None and not self._closing:
             self._run(*event)
 
     def _run(self, line: str, facts: Mapping[str, str]) -> None:
@@ -90,4 +97,5 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _complain(what: str) -> None:
-    print(f"ckpt: --on-event: {shown(what)}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it, or the disk is full
+        print(f"ckpt: --on-event: {shown(what)}", file=sys.stderr)

@@ -14,7 +14,8 @@ BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 def measured(text: str, units: dict[str, int], option: str, examples: str) -> float:
     """A number with one of the units, in the smallest of them; raises ``CkptError`` for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]?)i?b?", text.strip().lower())
+    end = "i?b?" if "" in units else ""  # GiB, kB
+    match = re.fullmatch(rf"(\d{{1,15}}(?:\.\d{{1,15}})?)\s*([a-z]?){end}", text.strip().lower())
     if match is None or match[2] not in units:
         raise CkptError(f"{option} {text}: write it as e.g. {examples}")
     return float(match[1]) * units[match[2]]

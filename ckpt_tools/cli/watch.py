@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["watch"]
 
-ENDINGS = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is Ctrl-Break on Windows
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a closed terminal; the last is Ctrl-Break on Windows
 FACTS = ("event", "severity", "path", "run", "message")  # what a hook finds in its environment
 
 
@@ -62,24 +63,43 @@ def watch(
             raise CkptError(f"{folder} is no folder; name a run folder, or one with runs in it")
     options = WatchOptions(
         keep=keep,
-        into=Path(into) if into is not None else None,
+        into=_named(into) if into is not None else None,
         settle=measured(settle, SECONDS, "--settle", "1s, 0.5s, 1m"),
-        stall=measured(stall, SECONDS, "--stall", "30m, 2h") if stall is not None else None,
+        stall=_above_zero(measured(stall, SECONDS, "--stall", "30m, 2h")) if stall is not None else None,
     )
     watcher = Watcher(folders, options)
     with _ending(watcher.stop), contextlib.ExitStack() as stack:
         hook = Hook(on_event) if on_event is not None else None
+        complained = False
         if hook is not None:
             stack.callback(hook.close)
         for event in stack.enter_context(contextlib.closing(watcher.run())):
             now = datetime.now(timezone.utc)
             content = {**event.as_json(), "time": now.isoformat(timespec="milliseconds")}
             line = json_text("watch", content)
-            if not say(line if json_ else _line(event, now), at_once=True):
-                break
             if hook is not None:
                 hook.send(line, {name: str(content[name] or "") for name in FACTS})
+            try:
+                if not say(line if json_ else _line(event, now), at_once=True):
+                    break
+            except OSError as error:  # a full disk must not silence the hook, nor the next alert
+                if not complained:
+                    with contextlib.suppress(OSError):
+                        print(f"ckpt: events can't be printed: {error.strerror}; free some space", file=sys.stderr)
+                complained = True
     return YES
+
+
+def _named(into: str) -> Path:
+    if not into:
+        raise CkptError("--into names no folder; is a variable of your shell empty?")
+    return Path(into)
+
+
+def _above_zero(seconds: float) -> float:
+    if not seconds:
+        raise CkptError("--stall 0 would say it at once; write it as e.g. 30m, 2h")
+    return seconds
 
 
 def _line(event: Event, now: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -52,8 +53,9 @@ def checkpoints_in(folder: Path, backups: bool = False) -> list[tuple[Path, os.s
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = BACKUP.sub("", entry.name.lower()) if backups else entry.name.lower()
-                if name.endswith(CHECKPOINT_NAMES) and entry.is_file():
-                    found.append((folder / entry.name, entry.stat()))
+                with contextlib.suppress(OSError):  # gone meanwhile, or a link to nowhere
+                    if name.endswith(CHECKPOINT_NAMES) and entry.is_file():
+                        found.append((folder / entry.name, entry.stat()))
     except OSError:
         return []
     return sorted(found, key=lambda item: (-item[1].st_mtime_ns, item[0].name))

@@ -58,9 +58,10 @@ class Notices:
         """The checkpoints among changed paths, under the name of their folder as it was given; none that are hidden."""
         changed: set[Path] = set()
         for path in (path for _, path in found if path.lower().endswith(CHECKPOINT_NAMES)):
-            for root, (folder, *_) in self._watched.items():
-                if path.startswith(root):
-                    inner = Path(path[len(root) :].lstrip(os.sep))
+            for root, (folder, *_) in sorted(self._watched.items(), key=lambda item: -len(item[0])):
+                inside = root.rstrip(os.sep) + os.sep
+                if path.startswith(inside):
+                    inner = Path(path.removeprefix(inside))
                     if not any(part.startswith(".") for part in inner.parts):  # e.g. in a ring
                         changed.add(folder / inner)
                     break
@@ -84,7 +85,7 @@ class Notices:
 
             try:
                 self._notify = RustNotify(list(there), False, False, 0, True, True)
-            except (OSError, RuntimeError):  # e.g. the system's limit on watched folders
+            except (OSError, RuntimeError, ValueError):  # the system's limit on watched folders; a name that is no text
                 self._notify = None
 
     def close(self) -> None:

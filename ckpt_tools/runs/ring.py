@@ -27,6 +27,7 @@ NAMED = re.compile(r"(\d{6,})\.(?:epoch(\d{1,9})|unknown)\.(.+)", re.DOTALL)
 ANY = re.compile(".*", re.DOTALL)
 LONGEST_EPOCH = 10**9
 LONGEST_NAME = 180  # bytes of the original's name that are kept, from its end
+NUMBER = re.compile(r"\d+")
 RIGHTS = 0o666  # of the original's rights those that a copy may have, too
 
 
@@ -57,18 +58,21 @@ class Ring:
     """At most ``keep`` copies in a folder, those of the furthest epochs; everything is read from the folder itself.
 
     The folder is made when the first copy is, the folder it lies in only with ``deep``: a run that went stays away.
+    ``reserve`` are bytes that must stay free beside a copy, for the trainer's next save.
     """
 
-    def __init__(self, folder: Path, keep: int, deep: bool = False) -> None:
+    def __init__(self, folder: Path, keep: int, deep: bool = False, reserve: int = 0) -> None:
         self.folder = folder
         self.keep = keep
         self.deep = deep
+        self.reserve = reserve
 
     def copies(self) -> list[Copy]:
         """The copies, the one to go on from last.
 
-        That is by epoch, then by the time of writing of the original. Where a file of one name went back to an
-        earlier epoch a new run has begun in the folder: whatever was copied before counts as older.
+        That is by epoch, then by the time of writing of the original; by time alone where some say no epoch. Where a
+        file of one name, numbers in it aside, went back to an earlier epoch a new run has begun in the folder:
+        whatever was copied before counts as older.
         """
         held = sorted(self._held(), key=lambda copy: copy.number)
         lives: dict[Path, int] = {}
@@ -76,11 +80,19 @@ class Ring:
         life = 0
         for copy in held:
             epoch = -1 if copy.epoch is None else copy.epoch
-            if epoch < furthest.get(copy.original, epoch):
+            name = NUMBER.sub("#", copy.original)
+            if epoch < furthest.get(name, epoch):
                 life, furthest = life + 1, {}
-            furthest[copy.original] = epoch
+            furthest[name] = epoch
             lives[copy.path] = life
-        return sorted(held, key=lambda c: (lives[c.path], -1 if c.epoch is None else c.epoch, c.modified, c.number))
+        vague = {lives[copy.path] for copy in held if copy.epoch is None}
+
+        def order(copy: Copy) -> tuple[int, int, int, int]:
+            life = lives[copy.path]
+            epoch = -1 if copy.epoch is None or life in vague else copy.epoch
+            return life, epoch, copy.modified, copy.number
+
+        return sorted(held, key=order)
 
     def _held(self) -> Iterator[Copy]:
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
@@ -131,8 +143,9 @@ class Ring:
     def _copy(self, path: Path, temporary: Path, going_on: Callable[[], None]) -> None:
         with open_source(path) as source:
             free = free_space(self.folder)
-            if free is not None and free < source.size + SPARE:
-                raise NoRoomError(f"{self.folder} has no room for a copy of {source.size} bytes")
+            if free is not None and free < source.size + self.reserve + SPARE:
+                beside = f" beside a save of {self.reserve}" if self.reserve else ""
+                raise NoRoomError(f"{self.folder} has no room for a copy of {source.size} bytes{beside}")
             with self._writing():
                 new = open(temporary, "wb", buffering=0)  # noqa: SIM115 - errors of reading are not errors of writing
             with new:

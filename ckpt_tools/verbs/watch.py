@@ -26,11 +26,13 @@ from ckpt_tools.verbs.verify import Report, verify_checkpoint
 __all__ = ["Event", "WatchOptions", "Watcher"]
 
 RECENT = 3600  # seconds since its last save within which a run counts as live where no --stall says more
-SELDOM = 2.0  # seconds between two searches for runs, at least …
+SELDOM = 2.0  # seconds between two looks at the folders that are known, and two searches for others, at least …
 SHARE = 100  # … and times what the last one took, so that searching takes a hundredth of a processor
+LONGEST_NAME = 60  # characters of a run's name in that of its ring
 TOGETHER = 5.0  # seconds within which files were written by one save
 MOST_GONE = 64  # runs that vanished and are known when they come back
 NON_FINITE = "non-finite"
+MENDED_BY_COPY = (Verdict.DAMAGED, Verdict.INCOMPLETE)
 BROKEN = (Verdict.UNSAFE, Verdict.FOREIGN, Verdict.DAMAGED)
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 
@@ -102,14 +104,18 @@ class _StoppedError(Exception):
 class Watcher:
     """Watches folders of runs: :meth:`look` once, or :meth:`run` until it is stopped.
 
+    Raises ``CkptError`` where the rings would lie among the runs, and be taken for some.
     No file of a trainer is changed, or held open for longer than its structure is read and a private copy is made.
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]], options: WatchOptions | None = None) -> None:
-        self.folders = [Path(folder).expanduser() for folder in folders]
+        places = [Path(folder).expanduser() for folder in folders]
+        self.folders = list({os.path.realpath(place): place for place in places}.values())
         self.options = options = options or WatchOptions()
         self.stop = threading.Event()
         self._into = options.into.expanduser() if options.into is not None else None
+        if self._into is not None:
+            _refuse_among_runs(self._into, self.folders)
         self._runs: dict[Path, _Run] = {}
         self._gone: list[_Run] = []
         self._started: float | None = None
@@ -122,14 +128,16 @@ class Watcher:
         """
         notices, searched, search = Notices(self.folders), 0.0, True  # before the first look, so that nothing is missed
         try:
-            yield Event("started", NOTE, f"watching {', '.join(map(str, self.folders))}; {self._promise()}")
+            names = [f"{folder}{'' if folder.is_dir() else ' (not there yet)'}" for folder in self.folders]
+            yield Event("started", NOTE, f"watching {', '.join(names)}; {self._promise()}")
             with contextlib.suppress(_StoppedError):
                 while not self.stop.is_set():
                     yield from self.look(time.time(), search=search)
                     if search:
                         searched = time.monotonic()
                     due = searched + max(SELDOM, SHARE * self._search)
-                    changed = notices.wait(min(due - time.monotonic(), self._settles_in(time.time())), self.stop)
+                    pause = min(due - time.monotonic(), self._settles_in(time.time()), SELDOM)
+                    changed = notices.wait(pause, self.stop)
                     search = time.monotonic() >= due or not {path.parent for path in changed} <= self._rooms()
         finally:
             notices.close()
@@ -157,12 +165,9 @@ class Watcher:
         begun = time.monotonic()
         found: dict[Path, list[tuple[Path, os.stat_result]]] = {}
         taken: set[Path] = set()
-        apart = self._into.resolve() if self._into is not None else None
         for folder in self.folders:
             with contextlib.suppress(CkptError, OSError):  # not there, or not there any more
                 for run in find_runs(folder):
-                    if apart is not None and apart in (real := run.folder.resolve(), *real.parents):
-                        continue
                     fresh = [(path, status) for path, status in run.files if path not in taken]
                     taken.update(path for path, _ in fresh)
                     if fresh:
@@ -190,6 +195,8 @@ class Watcher:
         for folder in [folder for folder in self._runs if not found.get(folder) and not os.path.isdir(folder)]:
             self._gone = [*self._gone, self._runs.pop(folder)][-MOST_GONE:]
             yield Event("run-vanished", NOTE, "the run's folder is gone; it is watched again where it appears", folder)
+        for run in self._runs.values():
+            run.saved = min(run.saved, now)  # where the clock was set back
         for folder, files in found.items():
             if folder in self._runs:
                 yield from self._note(self._runs[folder], files, now)
@@ -321,7 +328,24 @@ class Watcher:
     def _ring(self, run: _Run) -> Ring | None:
         if not self.options.keep:
             return None
-        return Ring(self._place(run.folder), self.options.keep, deep=self._into is not None)
+        place = self._place(run.folder)
+        reserve = self._save_size(run)[0] if self._shares_disk(run, place) else 0
+        return Ring(place, self.options.keep, deep=self._into is not None, reserve=reserve)
+
+    def _shares_disk(self, run: _Run, place: Path) -> bool:
+        """Whether what a ring takes is missing for the trainer's next save."""
+        try:
+            there = next((room for room in (place, *place.parents) if room.exists()), None)
+            return there is not None and os.stat(there).st_dev == os.stat(run.folder).st_dev
+        except OSError:
+            return False
+
+    def _save_size(self, run: _Run) -> tuple[int, int]:
+        """Bytes of what the last save wrote together, and of the largest file."""
+        sizes = [seen.state[0] for seen in run.files.values()]
+        newest = max((seen.state[1] for seen in run.files.values()), default=0)
+        last = [seen.state[0] for seen in run.files.values() if newest - seen.state[1] <= TOGETHER * 1e9]
+        return max(sum(last), *sizes, 0), max(sizes, default=0)
 
     def _place(self, folder: Path) -> Path:
         """Where the ring of a run lies; in one folder for all runs its name tells runs of one name apart."""
@@ -330,7 +354,7 @@ class Watcher:
         from hashlib import blake2b
 
         real = folder.resolve()
-        return self._into / f"{real.name}-{blake2b(os.fsencode(real), digest_size=4).hexdigest()}"
+        return self._into / f"{real.name[:LONGEST_NAME]}-{blake2b(os.fsencode(real), digest_size=4).hexdigest()}"
 
     # What to say of it.
 
@@ -375,10 +399,13 @@ class Watcher:
         return not one.stripped_here and (one.epoch >= run.epoch or one.epoch < 0)
 
     def _mended(self, run: _Run, path: Path, fact: Finding) -> str:
-        """The next command: back to the newest good copy, else what the finding says."""
+        """The next command: back to the newest good copy of that very file, else what the finding says."""
         ring = self._ring(run)
-        copies = ring.copies() if ring is not None else []
-        return f"cp {_quoted(copies[-1].path)} {_quoted(path)}" if copies else fact.remedy
+        copies = ring.copies() if ring is not None and fact.verdict in MENDED_BY_COPY else []
+        own = next((copy for copy in reversed(copies) if copy.original == path.name), None)
+        if own is not None:
+            return f"cp {_quoted(own.path)} {_quoted(path)}"
+        return f"ckpt latest {_quoted(copies[-1].path.parent)}" if copies else fact.remedy
 
     def _alert(
         self, name: str, severity: Severity, run: _Run, path: Path | None, what: str, following: str, **more: Any
@@ -394,7 +421,8 @@ class Watcher:
             run.unkept = name
             run.short = run.short or name == "low-space"
             what = f"{error}; files are read where the trainer wrote them"
-            following = _prune(run) if name == "low-space" else f"ckpt watch {_quoted(run.folder)} --into DIR"
+            elsewhere = "DIR" if self._into is None else "ANOTHER_DIR"
+            following = f"ckpt watch {_quoted(run.folder)} --into {elsewhere}"
             yield self._alert(name, WARNING, run, path, what, following)
 
     def _alerts(self, run: _Run, now: float) -> Iterator[Event]:
@@ -408,11 +436,8 @@ class Watcher:
         free = free_space(run.folder)
         if free is None:
             return
-        sizes = [seen.state[0] for seen in run.files.values()]
-        newest = max(seen.state[1] for seen in run.files.values())
-        last = [seen.state[0] for seen in run.files.values() if newest - seen.state[1] <= TOGETHER * 1e9]
-        save = max(sum(last), *sizes)
-        copy = max(sizes) if self.options.keep and self._into is None else 0
+        save, largest = self._save_size(run)
+        copy = largest if self.options.keep and self._shares_disk(run, self._place(run.folder)) else 0
         if free < 2 * save + copy and not run.short:
             run.short = True
             what = (
@@ -438,7 +463,20 @@ def _kind(verdict: Verdict | None, facts: Sequence[Finding]) -> tuple[str, Sever
 
 
 def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    """A path as a command takes it, also one that begins like an option."""
+    return shlex.quote(f".{os.sep}{path}" if str(path).startswith("-") else str(path))
+
+
+def _refuse_among_runs(into: Path, folders: Sequence[Path]) -> None:
+    """Raise ``CkptError`` where rings would lie in a folder that is watched, and not hidden in it."""
+    place = Path(os.path.realpath(into))
+    if place.exists() and not place.is_dir():
+        raise CkptError(f"--into {into} is no folder; name another one")
+    for folder in folders:
+        real = Path(os.path.realpath(folder))
+        inside = place.relative_to(real).parts if real in (place, *place.parents) else (".",)
+        if not any(part.startswith(".") for part in inside):
+            raise CkptError(f"--into {into} lies in {folder}, where copies would be taken for runs; name another place")
 
 
 def _prune(run: _Run) -> str:
