@@ -97,7 +97,7 @@ class CheckpointManager:
         self.metrics: dict[str, float] = {}  # what was said since the last save
         self._files: dict[Path, Mapping[str, Any]] = {}  # what rotation may touch, with the metrics of each
         self._saved_at = time.monotonic()
-        self._begun = self._told = False
+        self._begun = self._told = self._closed = False
         self._listens = bool(signals := tuple(signals)) or every_seconds is not None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ckpt") if background else None
         self._writing: Future[None] | None = None
@@ -202,13 +202,13 @@ class CheckpointManager:
         way in the background.
         """
         self._begin()
-        if self._writer is not None and self._writer._shutdown:
+        if self._closed:
             raise CkptError("this manager is closed; make a new one to save again")
         self.metrics |= numbers(metrics)
         path = self.folder / f"step{self.steps:08d}.pt"
         done = epoch if finished else epoch - 1
         states = processes.random_states() if self.rng else None
-        said, self.metrics = self.metrics, {}
+        new, self.metrics = self.metrics, {}
         before: list[CkptError] = []
 
         def write() -> None:
@@ -216,6 +216,7 @@ class CheckpointManager:
                 self.wait()
             except CkptError as error:
                 before.append(error)
+            said = {**self._files.get(path, {}), **new}  # the same step may be saved twice, at the end of an epoch
             if self._writer is None:
                 self._write(self._gathered(states, done, torch.Tensor.detach, said, finished), path, said)
             else:
@@ -338,6 +339,7 @@ class CheckpointManager:
 
     def close(self) -> None:
         """Finish what is under way, and give the signals back; one that came too late to be saved after is raised."""
+        self._closed = True
         try:
             self.wait()
         finally:

@@ -509,6 +509,14 @@ class TestManager:
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step00000010.pt", "step00000015.pt"]
         assert manager.best == tmp_path / "step00000010.pt"
 
+    def test_end_of_an_epoch_keeps_what_its_last_step_said(self, tmp_path: Path) -> None:
+        with self.managed(tmp_path, Training(), every_steps=1, keep_last=1, keep_best="loss") as manager:
+            manager.step(0, {"loss": 0.1})
+            manager.end_epoch(0, {"accuracy": 0.5})
+            manager.step(1, {"loss": 0.2})
+            assert manager.best == tmp_path / "step00000001.pt"
+        assert load_checkpoint(tmp_path / "step00000001.pt").metrics == {"loss": 0.1, "accuracy": 0.5}
+
     def test_metrics_may_be_tensors_and_must_be_numbers(self, tmp_path: Path) -> None:
         with self.managed(tmp_path, Training(), every_steps=1, keep_last=1, keep_best="loss") as manager:
             for loss in (0.1, 0.3):
