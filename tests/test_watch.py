@@ -35,7 +35,8 @@ from ckpt_tools.verbs.watch import Event, Watcher, WatchOptions
 START = 1_700_000_000.0
 LAST, RING = "train/weights/last.pt", "train/.ckpt-ring"
 GB = 10**9
-ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+KNOWN = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+ENDINGS = [number for number in KNOWN if signal.getsignal(number) is not signal.SIG_IGN]  # nohup passes that on
 
 
 def at(epoch: int, **replaced: Any) -> dict[str, Any]:
