@@ -12,8 +12,8 @@ import torch
 
 from ckpt_tools.findings import CkptError
 from ckpt_tools.training import processes
-from ckpt_tools.training.state import Loaded, gather_state, restore_state
-from ckpt_tools.training.writing import failed, reason_to_pass, save_content, size_of, write_whole
+from ckpt_tools.training.state import PARTS, Loaded, gather_state, restore_state
+from ckpt_tools.training.writing import failed, reason_to_pass, write_state
 
 __all__ = ["load_checkpoint", "place", "save_checkpoint", "save_together"]
 
@@ -48,13 +48,12 @@ def save_checkpoint(
     every rank, where the file could not be written, something could not be loaded safely again, or weights or optimizer
     hold NaN or infinity.
     """
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema}
-    parts["sampler"] = sampler
+    parts = dict(zip(PARTS, (model, optimizer, scheduler, scaler, ema, sampler)))
     place = Path(path)
 
     def write() -> None:
         content = gather_state(parts, epoch=epoch, step=step, rng=states, args=args, metrics=metrics, extra=extra)
-        write_whole(place, lambda temporary: save_content(content, temporary), size_of(content))
+        write_state(place, content)
 
     states = processes.random_states() if rng else None
     save_together(write, place)
@@ -126,5 +125,5 @@ def load_checkpoint(
     why = reason_to_pass(Path(path))
     if why is not None:
         raise CkptError(f"{path} is {why}; `ckpt latest` finds another, `ckpt repair` may mend it")
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema}
-    return place(path, {**parts, "sampler": sampler}, rng=rng, map_location=map_location, strict=strict)
+    parts = dict(zip(PARTS, (model, optimizer, scheduler, scaler, ema, sampler)))
+    return place(path, parts, rng=rng, map_location=map_location, strict=strict)

@@ -22,11 +22,11 @@ from ckpt_tools.training.files import place, save_together
 from ckpt_tools.training.sampler import ResumableSampler
 from ckpt_tools.training.signals import STOP, Wish
 from ckpt_tools.training.snapshot import Snapshot
-from ckpt_tools.training.state import Loaded, gather_state, numbers
-from ckpt_tools.training.writing import failed, reason_to_pass, save_content, size_of, storages_of, write_whole
+from ckpt_tools.training.state import PARTS, Loaded, gather_state, numbers
+from ckpt_tools.training.writing import failed, reason_to_pass, storages_of, write_state
 from ckpt_tools.verbs.glance import glance, lower_is_better
 
-__all__ = ["CheckpointManager", "Restored", "refuse_less_than_one"]
+__all__ = ["CheckpointManager", "Restored", "check_triggers"]
 
 NAME = re.compile(r"step(\d{8,})\.pt")
 LOG = logging.getLogger("ckpt_tools")
@@ -80,15 +80,14 @@ class CheckpointManager:
         background: bool = False,
         signals: Iterable[int] = STOP,
     ) -> None:
-        refuse_less_than_one(every_seconds=every_seconds, every_steps=every_steps, every_epochs=every_epochs)
+        check_triggers(every_seconds=every_seconds, every_steps=every_steps, every_epochs=every_epochs)
         if keep_last < 1:
             raise CkptError(f"keep_last={keep_last}: at least the newest file must stay; give 1 or more")
         self.keep_best = (keep_best, 1) if isinstance(keep_best, str) else keep_best
         if self.keep_best is not None and self.keep_best[1] < 1:
             raise CkptError(f"keep_best={keep_best}: give 1 or more, or leave it out")
         self.folder = Path(folder)
-        self.parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema}
-        self.parts["sampler"] = sampler
+        self.parts = dict(zip(PARTS, (model, optimizer, scheduler, scaler, ema, sampler)))
         self.args, self.rng = args, rng
         self.every_seconds, self.every_steps, self.every_epochs = every_seconds, every_steps, every_epochs
         self.keep_last = keep_last
@@ -253,7 +252,7 @@ class CheckpointManager:
         )
 
     def _write(self, content: dict[str, Any], path: Path, metrics: Mapping[str, float]) -> None:
-        write_whole(path, lambda temporary: save_content(content, temporary), size_of(content))
+        write_state(path, content)
         self._written(path, metrics)
 
     def _written(self, path: Path, metrics: Mapping[str, float]) -> None:
@@ -354,7 +353,7 @@ class CheckpointManager:
         self.close()
 
 
-def refuse_less_than_one(**values: float | None) -> None:
+def check_triggers(**values: float | None) -> None:
     """Raise ``CkptError`` for a trigger that would never, or always, fire."""
     for name, value in values.items():
         if value is not None and value <= 0:

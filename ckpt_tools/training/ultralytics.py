@@ -1,6 +1,6 @@
 """``guard``: an ultralytics training whose saves are whole, verified, and more frequent.
 
-The trainer writes ``last.pt`` over in its place (``write_bytes``, 8.4.190; ``torch.save`` before 8.3), so a process
+The trainer writes ``last.pt`` over in its place (``torch.save`` in 8.0.200, ``write_bytes`` since 8.2), so a process
 that dies inside a save leaves no good file. Guarded, its own ``save_model`` writes to names nobody else looks for;
 what it wrote is verified and then renamed.
 """
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.findings import CkptError
-from ckpt_tools.placing import adopt, sweep, sync_file
-from ckpt_tools.training.manager import refuse_less_than_one
+from ckpt_tools.placing import sweep
+from ckpt_tools.training.manager import check_triggers
 from ckpt_tools.training.signals import STOP, Wish
-from ckpt_tools.training.writing import broken, check_room, drop_earlier, failed, publish_keeping
-from ckpt_tools.verbs.verify import verify
+from ckpt_tools.training.writing import check_room, drop_earlier, failed, publish_sound
 
 __all__ = ["guard"]
 
@@ -47,7 +46,8 @@ def guard(
     - ``every_seconds`` and ``every_batches`` save inside an epoch, too. The trainer resumes at the beginning of an
       epoch: it repeats the one under way, from the newer weights. A save inside the very first epoch counts as that
       epoch, since the trainer resumes from none before it; what was left of the epoch is not trained then (and a run
-      of one single epoch can't be resumed at all).
+      of one single epoch can't be resumed at all). Releases up to 8.3.100 read ``results.csv`` for a save, which is not
+      there before the first epoch is over: until then saves are left out.
     - Before a save the free disk space is checked; where it does not suffice, the save is left out, training goes on.
     - After one of ``signals`` the next batch is followed by a save, and the process ends (128 + the signal's number).
 
@@ -55,7 +55,7 @@ def guard(
     """
     if not hasattr(model, "add_callback"):
         raise CkptError(f"guard wants an ultralytics model or trainer, not a {type(model).__name__}")
-    refuse_less_than_one(every_seconds=every_seconds, every_batches=every_batches)
+    check_triggers(every_seconds=every_seconds, every_batches=every_batches)
     for callbacks in getattr(model, "callbacks", {}).values():  # guarded before: with other numbers now
         callbacks[:] = [held for held in callbacks if not isinstance(getattr(held, "__self__", None), Guard)]
     watchman = Guard(every_seconds, every_batches, keep, tuple(signals))
@@ -111,7 +111,7 @@ class Guard:
             self.size = sum(path.stat().st_size for path in stage.iterdir())
             for path in staged:
                 place = weights / path.name.removesuffix(UNREADY)
-                self._publish(path, place, self.keep if place == last else 0)
+                publish_sound(path, place, self.keep if place == last else 0)
             published = last.name + UNREADY in {path.name for path in staged}
         except CkptError as error:
             LOG.warning("this save is left out, and what was good before stays: %s", error)
@@ -122,16 +122,6 @@ class Guard:
         self.saved_at = time.monotonic()
         self.missed = not published
         return published
-
-    def _publish(self, staged: Path, place: Path, keep: int = 0) -> None:
-        """Verify a file that was written, and give it its name; raises ``CkptError`` where it is not good."""
-        sync_file(staged)
-        why = broken(verify(staged, siblings=False))
-        if why is not None:
-            raise CkptError(f"{place} was not replaced: {why.message}; `ckpt latest {place.parent}` names what is good")
-        if place.exists():
-            adopt(staged, place)
-        publish_keeping(staged, place, keep)
 
     def batch(self, trainer: Any) -> None:
         """Save inside an epoch, if it is time or the process is to end."""
@@ -176,7 +166,7 @@ class Guard:
                 stage.mkdir(exist_ok=True)
                 shutil.copy2(place, aside)
                 stripped = strip(aside, *more, **named)
-                self._publish(aside, place)
+                publish_sound(aside, place)
                 return stripped
             except (CkptError, OSError, RuntimeError) as error:
                 LOG.warning("%s could not be stripped of its optimizer and stays as it was: %s", place, error)

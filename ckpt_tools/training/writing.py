@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,11 +22,11 @@ __all__ = [
     "check_room",
     "drop_earlier",
     "failed",
-    "publish_keeping",
+    "publish_sound",
     "reason_to_pass",
     "save_content",
-    "size_of",
     "storages_of",
+    "write_state",
     "write_whole",
 ]
 
@@ -42,7 +41,12 @@ def save_content(content: dict[str, Any], path: Path) -> None:
         torch.save(content, file)
 
 
-def write_whole(path: Path, write: Callable[[Path], None], size: int = 0, keep: int = 0) -> Report:
+def write_state(path: Path, content: dict[str, Any]) -> None:
+    """Write the state of a training, as :func:`write_whole` does."""
+    write_whole(path, lambda temporary: save_content(content, temporary), size_of(content))
+
+
+def write_whole(path: Path, write: Callable[[Path], None], size: int = 0, keep: int = 0) -> None:
     """Have a checkpoint written to a temporary file, and let it take its name once it was read back and is sound.
 
     ``size`` is about how many bytes it will have, ``keep`` how many earlier states of the file stay. Mode and owner
@@ -55,21 +59,28 @@ def write_whole(path: Path, write: Callable[[Path], None], size: int = 0, keep: 
         check_room(place.parent, size)
         with beside(place) as temporary:
             write(temporary)
-            if place.exists():
-                adopt(temporary, place)
-            with ThreadPoolExecutor(1) as pool:  # the disk has the one to do, the processor the other
-                synced = pool.submit(sync_file, temporary)
-                report = verify(temporary, siblings=False)
-                synced.result()
-            why = broken(report)
-            if why is not None:
-                raise CkptError(f"{path} was not replaced: {why.message}; {_advice(why)}")
-            publish_keeping(temporary, place, keep)
-            return report
+            publish_sound(temporary, place, keep)
     except CkptError:
         raise
     except Exception as error:  # of the disk, of torch, of whoever writes
         raise failed(path, error) from error
+
+
+def publish_sound(temporary: Path, place: Path, keep: int = 0) -> None:
+    """Give a file its name once it is on the disk and was read back, with mode and owner of what bore it.
+
+    Raises ``CkptError`` where it is not sound, ``OSError`` where the disk refuses; nothing is changed then.
+    """
+    with ThreadPoolExecutor(1) as pool:  # the disk has the one to do, the processor the other
+        synced = pool.submit(sync_file, temporary)
+        report = verify(temporary, siblings=False)
+        synced.result()
+    why = broken(report)
+    if why is not None:
+        raise CkptError(f"{place} was not replaced: {why.message}; {_advice(why)}")
+    if place.exists():
+        adopt(temporary, place)  # last: it may take our own right to write to it
+    _publish_keeping(temporary, place, keep)
 
 
 def check_room(folder: Path, size: int) -> None:
@@ -106,23 +117,20 @@ def _earlier(path: Path, keep: int) -> list[Path]:
     return [path.with_name(f"{path.name}.prev{number if number > 1 else ''}") for number in range(1, keep + 1)]
 
 
-def publish_keeping(temporary: Path, place: Path, keep: int) -> None:
+def _publish_keeping(temporary: Path, place: Path, keep: int) -> None:
     """Give a file its name, and what bore it that of an earlier state; the oldest of these goes. Raises ``OSError``."""
     names = _earlier(place, keep)
     if not names or not place.exists():
         publish(temporary, place)
         return
-    held = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with beside(place) as held:
+        held.unlink()
         keep_copy(place, held)  # a link is enough: the name is given to another file, the old one is never written to
         publish(temporary, place)
         for older, newer in zip(names[:0:-1], names[-2::-1]):
             if newer.exists():
                 publish(newer, older)
         publish(held, names[0])
-    finally:
-        with contextlib.suppress(OSError):
-            held.unlink()
 
 
 def drop_earlier(path: Path, keep: int) -> None:

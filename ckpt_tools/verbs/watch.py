@@ -15,6 +15,7 @@ from typing import Any
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.checks.context import Context
+from ckpt_tools.checks.names import counted
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
 from ckpt_tools.placing import free_space
 from ckpt_tools.runs import RING, checkpoints_in, find_runs
@@ -217,7 +218,7 @@ class Watcher:
             run.folder = folder
             self._runs[folder] = run
         else:
-            message = f"{len(files)} checkpoint{'s' if len(files) > 1 else ''} so far"
+            message = f"{counted(len(files), 'checkpoint')} so far"
             run = self._runs[folder] = self._new(folder, files, now)
         if (ring := self._ring(run)) is not None:
             ring.tidy()

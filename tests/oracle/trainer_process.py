@@ -22,6 +22,9 @@ from oracle.edits import EDITS
 
 LONGEST_JOB = 240  # seconds
 STOPPED_DEAD = 9
+SMALL: dict[str, Any] = {
+    "imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0,
+}  # fmt: skip
 
 Job = dict[str, Any]
 Outcome = dict[str, Any]
@@ -41,8 +44,7 @@ def train(job: Job) -> Outcome:
         model.add_callback(
             "on_model_save", lambda trainer: trainer.epoch == job["stop_after"] and os._exit(STOPPED_DEAD)
         )
-    fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
-    model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
+    model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **SMALL | job["options"])
     return {"kind": "finished"}
 
 
@@ -123,8 +125,7 @@ def killed(job: Job) -> Outcome:
     else:
         model.add_callback("on_train_batch_end", lambda trainer: trainer.save_model())
     model.add_callback("on_train_batch_end", end)
-    fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
-    model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
+    model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **SMALL | job["options"])
     return {"kind": "finished"}
 
 
@@ -145,9 +146,8 @@ def guarded(job: Job) -> Outcome:
     model.add_callback("on_train_batch_end", count)
     if job["mishap"] == "die in the strip":
         MISHAPS[job["mishap"]](None)
-    fixed = {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "plots": False, "seed": 0}
     try:
-        model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **fixed | job["options"])
+        model.train(project=job["folder"], name="run", exist_ok=True, data=job["data"], **SMALL | job["options"])
     except SystemExit as end:
         return {"kind": "ended", "message": f"exit status {end.code}"}
     return {"kind": "finished"}
