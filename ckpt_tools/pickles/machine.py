@@ -24,10 +24,11 @@ MOST_DIGITS = 4_000  # of an integer written as decimal text
 LONGEST_FIXED_OPCODE = 9  # bytes: an opcode with an argument of eight
 MOST_KEY_BITS = 1024  # of an integer as a dictionary key: it is shown in decimal
 MOST_WIDE_KEYS = 1_000  # integers over 60 bits as dictionary keys: they can be made to collide
+MOST_NESTED_KEY = 1_000  # parts of a nested tuple used as a key that are looked at
 
 
 class Trouble(Exception):
-    """Why the machine stopped before STOP; ``kind`` is ``cut``, ``broken``, ``limit`` or ``straddle``."""
+    """Why the machine stopped before STOP; ``kind`` is ``cut``, ``broken``, ``limit``, ``straddle`` or ``line-ends``."""
 
     def __init__(self, kind: str, message: str, position: int = -1) -> None:
         super().__init__(message)
@@ -42,8 +43,9 @@ class Pickle:
     ``root`` is the object on top at STOP (``None`` when it was not reached; ``rest`` then holds what lay on the
     stack, outermost first, and ``marks`` where on it the contents of each open container begin). ``globals``,
     ``calls``, ``extensions`` and ``mutated`` list everything a real unpickler would have imported, called, looked up or
-    changed, in the order of the file, whether or not it is still reachable from the root. ``end`` is the offset behind
-    the last byte read.
+    changed, in the order of the file, whether or not it is still reachable from the root. ``reopened`` are the objects
+    that got more items or another state after BUILD had given them their attributes, which no pickler writes.
+    ``end`` is the offset behind the last byte read.
     """
 
     root: Node = None
@@ -57,19 +59,24 @@ class Pickle:
     calls: list[Call] = field(default_factory=list)
     extensions: list[Extension] = field(default_factory=list)
     mutated: list[tuple[Node, int]] = field(default_factory=list)
+    reopened: list[tuple[Call, int]] = field(default_factory=list)
 
 
 class Machine:
-    """The state of a run: stack, marks, memo, and the pickle being filled."""
+    """The state of a run: stacks, memo, and the pickle being filled.
 
-    __slots__ = ("data", "frame_end", "marks", "memo", "odd", "pickle", "position", "stack", "start", "wide_keys")
+    MARK begins a new ``stack`` and puts the one before it on ``outer``, so that no opcode can reach below a mark;
+    both of CPython's unpicklers refuse that, too.
+    """
+
+    __slots__ = ("data", "frame_end", "memo", "odd", "outer", "pickle", "position", "stack", "start", "wide_keys")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.position = 0
         self.start = 0  # of the opcode at work
         self.stack: list[Node] = []
-        self.marks: list[int] = []
+        self.outer: list[list[Node]] = []
         self.memo: dict[int, Node] = {}
         self.pickle = Pickle()
         self.wide_keys = 0
@@ -105,10 +112,17 @@ class Machine:
 
     def since_mark(self) -> list[Node]:
         """Everything above the topmost mark, taken off the stack."""
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
+        items, self.stack = self.stack, self.outer.pop()
         return items
+
+    def left(self) -> tuple[list[Node], list[int]]:
+        """What lies on all stacks, outermost first, and where in it each mark stands."""
+        whole: list[Node] = []
+        marks: list[int] = []
+        for stack in self.outer:
+            whole += stack
+            marks.append(len(whole))
+        return whole + self.stack, marks
 
     def call(self, callee: Node, args: Node, kind: str, kwargs: Node = None) -> None:
         made = Call(callee, args, kind, self.start, kwargs)
@@ -123,11 +137,15 @@ class Machine:
     def key(self, value: Node) -> Node:
         """``value`` as a dictionary key that can be hashed quickly whatever it holds."""
         kind = type(value)
-        if kind is str or kind is GlobalRef or kind is Call:
+        if kind is str or kind is GlobalRef:
+            return value
+        if kind is Call:
+            if value.path in UNHASHABLE:
+                raise Trouble("broken", f"a {value.path} can't be a dictionary key")
             return value
         if kind is tuple:
             flat = len(value) <= 64 and all(type(item) in SCALARS for item in value)
-            return value if flat else Opaque(value)
+            return value if flat else self.opaque(value)
         if kind is int and value.bit_length() > MOST_KEY_BITS:
             return Opaque(value)
         if kind is int and value.bit_length() > 60:
@@ -135,14 +153,36 @@ class Machine:
             if self.wide_keys > MOST_WIDE_KEYS:
                 raise Trouble("limit", "too many very large integers as dictionary keys")
         if kind in (list, dict, bytearray) or (kind is SetNode and not value.frozen):
-            raise Trouble("broken", f"a {kind.__name__} can't be a dictionary key")
+            raise Trouble("broken", f"a {KIND_NAMES.get(kind, kind.__name__)} can't be a dictionary key")
         return value
+
+    def opaque(self, value: tuple[Node, ...]) -> Opaque:
+        """A nested tuple as a key: whatever lies in it has to be fit for a key itself."""
+        waiting, seen = list(value), 0
+        while waiting and seen < MOST_NESTED_KEY:
+            item = waiting.pop()
+            seen += 1
+            if type(item) is tuple:
+                waiting.extend(item)
+            else:
+                self.key(item)
+        return Opaque(value)
 
 
 SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+KIND_NAMES = {SetNode: "set"}
+PLAIN_TARGETS = (str, int, float, bytes, tuple, dict, list, SetNode, type(None))
+
+# Types whose instances have no hash, so that no key may be one.
+UNHASHABLE = frozenset({
+    "collections.OrderedDict", "collections.defaultdict", "collections.Counter", "collections.deque",
+    "argparse.Namespace", "types.SimpleNamespace", "builtins.bytearray", "__builtin__.bytearray",
+    "__builtin__.set", "builtins.set", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+})  # fmt: skip
 
 
-TROUBLES = {"cut": "pickle-cut", "broken": "pickle-broken", "limit": "beyond-limits", "straddle": "frame-straddled"}
+TROUBLES = {"cut": "pickle-cut", "broken": "pickle-broken", "limit": "beyond-limits", "straddle": "frame-straddled",
+            "line-ends": "line-ends-converted"}  # fmt: skip
 
 
 def read_pickle(data: bytes, sink: Sink, where: str = "data.pkl") -> Pickle:
@@ -183,7 +223,7 @@ def run(data: bytes) -> Pickle:
         pickle.trouble.__traceback__ = pickle.trouble.__context__ = None  # they would keep the whole run alive
         if pickle.trouble.position < 0:
             pickle.trouble.position = max(machine.start, machine.position if pickle.trouble.kind == "cut" else 0)
-        pickle.rest, pickle.marks = machine.stack, machine.marks
+        pickle.rest, pickle.marks = machine.left()
     pickle.end = machine.position
     return pickle
 
@@ -195,7 +235,7 @@ def _reason(error: Exception) -> str:
 
 
 def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent opcodes, in order of frequency
-    data, stack, memo, marks = machine.data, machine.stack, machine.memo, machine.marks
+    data, stack, memo, outer = machine.data, machine.stack, machine.memo, machine.outer
     push, pop, calls = stack.append, stack.pop, machine.pickle.calls
     position = 0
     boundary = len(data)
@@ -226,14 +266,16 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
                 raise Trouble("cut", "a string goes beyond the end", start)
             push(data[begin:position].decode("utf-8", "surrogatepass"))
         elif op == 0x28:  # MARK
-            marks.append(len(stack))
+            outer.append(stack)
+            stack = machine.stack = []
+            push, pop = stack.append, stack.pop
         elif op == 0x4B:  # BININT1
             push(data[position])
             position += 1
         elif op == 0x74:  # TUPLE
-            mark = marks.pop()
-            made = tuple(stack[mark:])
-            del stack[mark:]
+            made = tuple(stack)
+            stack = machine.stack = outer.pop()
+            push, pop = stack.append, stack.pop
             push(made)
         elif op == 0x52:  # REDUCE
             args = pop()
@@ -276,6 +318,8 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
         elif op == 0x2E:  # STOP
             machine.position, machine.start = position, start
             machine.pickle.opcodes = count
+            if position < machine.frame_end:
+                machine.note("straddle", "its last frame goes on behind its end", start)
             return
         else:
             action = OPCODES.get(op)
@@ -284,6 +328,9 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             machine.position, machine.start = position, start
             action(machine)
             position = machine.position
+            if stack is not machine.stack:
+                stack = machine.stack
+                push, pop = stack.append, stack.pop
             if op == 0x95:
                 boundary = machine.frame_end
         if position > boundary:
@@ -313,12 +360,20 @@ def _obj(m: Machine) -> None:
 
 
 def _inst(m: Machine) -> None:
-    callee = m.name(_text(m.line()), _text(m.line()))
+    callee = _named(m)
     m.call(callee, tuple(m.since_mark()), "inst")
 
 
 def _global(m: Machine) -> None:
-    m.stack.append(m.name(_text(m.line()), _text(m.line())))
+    m.stack.append(_named(m))
+
+
+def _named(m: Machine) -> GlobalRef:
+    """The name on the next two lines. One with a carriage return can't be imported: nothing behind it is reached."""
+    module, name = _text(m.line()), _text(m.line())
+    if module.endswith("\r") or name.endswith("\r"):
+        raise Trouble("line-ends", f"the name {module.strip()}.{name.strip()} ends in a carriage return", m.start)
+    return m.name(module, name)
 
 
 def _stack_global(m: Machine) -> None:
@@ -334,22 +389,37 @@ def _text(line: bytes) -> str:
 def _build(m: Machine) -> None:
     state, target = m.stack.pop(), m.stack[-1]
     if isinstance(target, Call):
+        _reopening(m, target)
         target.states = [*(target.states or ()), state]
     else:
-        m.pickle.mutated.append((target, m.start))
+        _mutate(m, target, "attributes")
 
 
-def _add(m: Machine, items: list[Node]) -> None:
+def _extend(m: Machine, items: list[Node]) -> None:
+    """APPEND and APPENDS: a list takes them itself, any other object by a method of its own."""
     target = m.stack[-1]
     if isinstance(target, list):
         target.extend(items)
-    elif isinstance(target, SetNode):
-        target.items.extend(items)
-    elif isinstance(target, Call):
+    else:
+        _collect(m, target, items)
+
+
+def _add(m: Machine, items: list[Node]) -> None:
+    """ADDITEMS: a set takes them itself, any other object by a method of its own."""
+    target = m.stack[-1]
+    if isinstance(target, SetNode) and not target.frozen:
+        target.items.extend(_hashable(m, items))
+    else:
+        _collect(m, target, items)
+
+
+def _collect(m: Machine, target: Node, items: list[Node]) -> None:
+    if isinstance(target, Call):
+        _reopening(m, target)
         target.items = target.items if target.items is not None else []
         target.items.extend(items)
-    else:
-        m.pickle.mutated.append((target, m.start))
+    elif items:
+        _mutate(m, target, "items")
 
 
 def _set(m: Machine, items: list[Node]) -> None:
@@ -360,15 +430,35 @@ def _set(m: Machine, items: list[Node]) -> None:
         for index in range(0, len(items), 2):
             target[m.key(items[index])] = items[index + 1]
     elif isinstance(target, Call):
+        _reopening(m, target)
         target.pairs = target.pairs if target.pairs is not None else []
         target.pairs.extend(zip(map(m.key, items[::2]), items[1::2]))
-    else:
-        m.pickle.mutated.append((target, m.start))
+    elif items:
+        _mutate(m, target, "entries")
+
+
+def _reopening(m: Machine, target: Call) -> None:
+    if target.states is not None:
+        m.pickle.reopened.append((target, m.start))
+
+
+def _mutate(m: Machine, target: Node, what: str) -> None:
+    """Note a change of something that isn't made by this pickle; plain data refuses such a change."""
+    if isinstance(target, PLAIN_TARGETS):
+        raise Trouble("broken", f"a {type(target).__name__} can't be given {what}")
+    m.pickle.mutated.append((target, m.start))
+
+
+def _hashable(m: Machine, items: list[Node]) -> list[Node]:
+    """The members of a set, which have to be fit for keys."""
+    for item in items:
+        m.key(item)
+    return items
 
 
 def _append(m: Machine) -> None:
     item = m.stack.pop()
-    _add(m, [item])
+    _extend(m, [item])
 
 
 def _setitem(m: Machine) -> None:
@@ -380,6 +470,16 @@ def _dict(m: Machine) -> None:
     items = m.since_mark()
     m.stack.append({})
     _set(m, items)
+
+
+def _list(m: Machine) -> None:
+    items = m.since_mark()
+    m.stack.append(items)
+
+
+def _frozenset(m: Machine) -> None:
+    items = _hashable(m, m.since_mark())
+    m.stack.append(SetNode(items, frozen=True))
 
 
 def _integer(text: bytes) -> int:
@@ -412,10 +512,10 @@ def _persistent_text(m: Machine) -> None:
 
 
 def _pop(m: Machine) -> None:
-    if m.marks and m.marks[-1] == len(m.stack):
-        m.marks.pop()
-    else:
+    if m.stack:
         m.stack.pop()
+    else:
+        m.since_mark()
 
 
 def _pop_mark(m: Machine) -> None:
@@ -472,14 +572,14 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
     0x93: _stack_global,
     ord(b"b"): _build,
     ord(b"a"): _append,
-    ord(b"e"): lambda m: _add(m, m.since_mark()),
+    ord(b"e"): lambda m: _extend(m, m.since_mark()),
     0x90: lambda m: _add(m, m.since_mark()),  # ADDITEMS
     ord(b"s"): _setitem,
     ord(b"u"): lambda m: _set(m, m.since_mark()),
     ord(b"d"): _dict,
-    ord(b"l"): lambda m: m.stack.append(m.since_mark()),
+    ord(b"l"): _list,
     0x8F: lambda m: m.stack.append(SetNode([], frozen=False)),  # EMPTY_SET
-    0x91: lambda m: m.stack.append(SetNode(m.since_mark(), frozen=True)),  # FROZENSET
+    0x91: _frozenset,
     ord(b"P"): _persistent_text,
     ord(b"0"): _pop,
     ord(b"1"): _pop_mark,
