@@ -28,7 +28,7 @@ MOST_NESTED_KEY = 1_000  # parts of a nested tuple used as a key that are looked
 
 
 class Trouble(Exception):
-    """Why the machine stopped before STOP; ``kind`` is ``cut``, ``broken``, ``limit``, ``straddle`` or ``line-ends``."""
+    """Why the machine stopped before STOP; ``kind`` is a key of :data:`TROUBLES`."""
 
     def __init__(self, kind: str, message: str, position: int = -1) -> None:
         super().__init__(message)
@@ -44,7 +44,8 @@ class Pickle:
     stack, outermost first, and ``marks`` where on it the contents of each open container begin). ``globals``,
     ``calls``, ``extensions`` and ``mutated`` list everything a real unpickler would have imported, called, looked up or
     changed, in the order of the file, whether or not it is still reachable from the root. ``reopened`` are the objects
-    that got more items or another state after BUILD had given them their attributes, which no pickler writes.
+    that got more items or another state after BUILD had given them their attributes, and ``rewritten`` the entries of
+    dictionaries that were set a second time; no pickler writes either. ``persistents`` are all persistent ids.
     ``end`` is the offset behind the last byte read.
     """
 
@@ -60,6 +61,8 @@ class Pickle:
     extensions: list[Extension] = field(default_factory=list)
     mutated: list[tuple[Node, int]] = field(default_factory=list)
     reopened: list[tuple[Call, int]] = field(default_factory=list)
+    rewritten: list[tuple[Node, int]] = field(default_factory=list)
+    persistents: list[Persistent] = field(default_factory=list)
 
 
 class Machine:
@@ -156,6 +159,10 @@ class Machine:
             raise Trouble("broken", f"a {KIND_NAMES.get(kind, kind.__name__)} can't be a dictionary key")
         return value
 
+    def any_key(self, value: Node) -> Node:
+        """``value`` as a key of an object that need not be a dictionary: an array takes lists."""
+        return Opaque(value) if type(value) in (list, dict, bytearray, SetNode, Call) else self.key(value)
+
     def opaque(self, value: tuple[Node, ...]) -> Opaque:
         """A nested tuple as a key: whatever lies in it has to be fit for a key itself."""
         waiting, seen = list(value), 0
@@ -236,7 +243,7 @@ def _reason(error: Exception) -> str:
 
 def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent opcodes, in order of frequency
     data, stack, memo, outer = machine.data, machine.stack, machine.memo, machine.outer
-    push, pop, calls = stack.append, stack.pop, machine.pickle.calls
+    push, pop, calls, persistents = stack.append, stack.pop, machine.pickle.calls, machine.pickle.persistents
     position = 0
     boundary = len(data)
     for count in range(MOST_OPCODES):
@@ -283,7 +290,8 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             calls.append(call)
             stack[-1] = call
         elif op == 0x51:  # BINPERSID
-            stack[-1] = Persistent(stack[-1], start)
+            stack[-1] = persistent = Persistent(stack[-1], start)
+            persistents.append(persistent)
         elif op == 0x29:  # EMPTY_TUPLE
             push(())
         elif op == 0x85:  # TUPLE1
@@ -391,8 +399,8 @@ def _build(m: Machine) -> None:
     if isinstance(target, Call):
         _reopening(m, target)
         target.states = [*(target.states or ()), state]
-    else:
-        _mutate(m, target, "attributes")
+    elif state is not None and state != (None, {}):
+        _mutate(m, target, "attributes", PLAIN_TARGETS)
 
 
 def _extend(m: Machine, items: list[Node]) -> None:
@@ -415,11 +423,12 @@ def _add(m: Machine, items: list[Node]) -> None:
 
 def _collect(m: Machine, target: Node, items: list[Node]) -> None:
     if isinstance(target, Call):
-        _reopening(m, target)
+        if items:
+            _reopening(m, target)
         target.items = target.items if target.items is not None else []
         target.items.extend(items)
     elif items:
-        _mutate(m, target, "items")
+        _mutate(m, target, "items", PLAIN_TARGETS)
 
 
 def _set(m: Machine, items: list[Node]) -> None:
@@ -428,13 +437,17 @@ def _set(m: Machine, items: list[Node]) -> None:
     target = m.stack[-1]
     if isinstance(target, dict):
         for index in range(0, len(items), 2):
-            target[m.key(items[index])] = items[index + 1]
+            key = m.key(items[index])
+            if key in target:
+                m.pickle.rewritten.append((key, m.start))
+            target[key] = items[index + 1]
     elif isinstance(target, Call):
-        _reopening(m, target)
+        if items:
+            _reopening(m, target)
         target.pairs = target.pairs if target.pairs is not None else []
-        target.pairs.extend(zip(map(m.key, items[::2]), items[1::2]))
+        target.pairs.extend(zip(map(m.any_key, items[::2]), items[1::2]))
     elif items:
-        _mutate(m, target, "entries")
+        _mutate(m, target, "entries", tuple(kind for kind in PLAIN_TARGETS if kind is not list))
 
 
 def _reopening(m: Machine, target: Call) -> None:
@@ -442,9 +455,9 @@ def _reopening(m: Machine, target: Call) -> None:
         m.pickle.reopened.append((target, m.start))
 
 
-def _mutate(m: Machine, target: Node, what: str) -> None:
-    """Note a change of something that isn't made by this pickle; plain data refuses such a change."""
-    if isinstance(target, PLAIN_TARGETS):
+def _mutate(m: Machine, target: Node, what: str, refused_by: tuple[type, ...]) -> None:
+    """Note a change of something that isn't made by this pickle, or not in this way; some plain data refuses it."""
+    if isinstance(target, refused_by):
         raise Trouble("broken", f"a {type(target).__name__} can't be given {what}")
     m.pickle.mutated.append((target, m.start))
 
@@ -485,12 +498,26 @@ def _frozenset(m: Machine) -> None:
 def _integer(text: bytes) -> int:
     if len(text) > MOST_DIGITS:
         raise Trouble("limit", f"an integer written in {len(text)} digits")
-    return int(text)
+    return int(_before_nul(text))
+
+
+def _number(text: bytes) -> int:
+    """An integer in any base, as CPython's C unpickler reads INT and LONG: ``0x10``, ``010`` (octal), ``0b1``."""
+    if len(text) > MOST_DIGITS:
+        raise Trouble("limit", f"an integer written in {len(text)} digits")
+    digits = _before_nul(text).strip()
+    octal = digits.lstrip(b"+-").startswith(b"0") and digits.lstrip(b"+-").isdigit()
+    return int(digits, 8 if octal else 0)
+
+
+def _before_nul(text: bytes) -> bytes:
+    """Where the C unpickler stops reading a number."""
+    return text.split(b"\0", 1)[0]
 
 
 def _int(m: Machine) -> None:
     text = m.line()
-    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _integer(text))
+    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _number(text))
 
 
 def _string(m: Machine) -> None:
@@ -508,7 +535,9 @@ def _python2_text(raw: bytes) -> str:
 
 
 def _persistent_text(m: Machine) -> None:
-    m.stack.append(Persistent(_text(m.line()), m.start))
+    made = Persistent(_text(m.line()), m.start)
+    m.pickle.persistents.append(made)
+    m.stack.append(made)
 
 
 def _pop(m: Machine) -> None:
@@ -587,10 +616,10 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
     ord(b"p"): _put,
     ord(b"g"): lambda m: m.stack.append(m.memo[_integer(m.line())]),
     ord(b"I"): _int,
-    ord(b"L"): lambda m: m.stack.append(_integer(m.line().rstrip(b"L"))),
+    ord(b"L"): lambda m: m.stack.append(_number(m.line().removesuffix(b"L"))),
     0x8A: _sized(1, _long),
     0x8B: _sized(4, _long),
-    ord(b"F"): lambda m: m.stack.append(float(m.line())),
+    ord(b"F"): lambda m: m.stack.append(float(_before_nul(m.line()))),
     ord(b"S"): _string,
     ord(b"T"): _sized(4, _python2_text),
     ord(b"U"): _sized(1, _python2_text),
