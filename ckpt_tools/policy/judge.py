@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
 from ckpt_tools.pickles.nodes import Node, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import inert, is_storage, live, result_rule
+from ckpt_tools.policy.kinds import callee_of, inert, is_storage, live, result_rule
 from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, SHARED
 from ckpt_tools.policy.names import Tier, callable_tree, package_of, rule_of, tier_of, well_known
 from ckpt_tools.policy.rules import RULES, Uses, handed_over, running, state_problem
@@ -112,10 +112,9 @@ def _of_name(ref: GlobalRef, uses: Uses, seen: set[tuple[str, str, bool]]) -> It
 
 def _of_call(call: Call, uses: Uses) -> Iterator[str]:
     """What is wrong with a call, and with what is done to its result."""
-    callee = call.target
+    callee = callee_of(call)
     if callee is None:
-        if not _computed_data(call, uses):
-            yield "it calls something that is computed while loading"
+        yield "it calls something that is computed while loading"
         return
     uses.call(callee, call)
     rule = rule_of(callee.module, callee.name)
@@ -126,26 +125,6 @@ def _of_call(call: Call, uses: Uses) -> Iterator[str]:
     else:
         yield from _of_unknown_call(call, callee, uses)
     yield from _afterwards(call, callee, rule)
-
-
-def _computed_data(call: Call, uses: Uses) -> bool:
-    """Calls of a type that was looked up while loading: dill's ``_load_type('set')(…)``, and time zones."""
-    maker = call.callee
-    if not isinstance(maker, Call):
-        return False
-    if result_rule(maker) == "builtin_type":
-        return not RULES["builtin_type"](maker, uses) and maker.args != ("type",) and _made_of_data(call, uses)
-    zone = isinstance(maker.args, tuple) and maker.args[1:] == ("_unpickle",) and result_rule(maker) == "attribute"
-    return zone and not RULES["attribute"](maker, uses) and inert(call.args) and call.states is None
-
-
-def _made_of_data(call: Call, uses: Uses) -> bool:
-    method = isinstance(call.callee, Call) and call.callee.args in (
-        ("MethodType",),
-        ("PartialType",),
-        ("GenericAlias",),
-    )
-    return not method and not RULES["sized"](call, uses) and call.states is None
 
 
 def _of_unknown_call(call: Call, callee: GlobalRef, uses: Uses) -> Iterator[str]:
