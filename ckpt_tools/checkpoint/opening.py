@@ -358,6 +358,9 @@ def _maybe_stream(checkpoint: Checkpoint, sink: Sink) -> None:
 
 def _tar(checkpoint: Checkpoint, sink: Sink) -> None:
     checkpoint.pickles.extend(read_tar(checkpoint.source))
+    first = next_pickle(checkpoint.source, 0)
+    if looks_like_pickle(first, checkpoint.source):  # a stream of pickles as well, for readers that ask for no tar
+        checkpoint.pickles.extend(read_stream(checkpoint.source, _ignore).pickles)
     if {name for name, _ in checkpoint.pickles} & {"sys_info", "storages"}:
         checkpoint.kind = Kind(
             "legacy-tar", "a tar checkpoint of torch < 0.1.10", "load and save it again with torch 1.x to 2.x"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 __all__ = [
     "BARE", "BIT_GENERATORS", "CALLABLE_TREES", "CLASS_TREES", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
-    "EVALUATED", "EXECUTABLES", "KNOWN", "MODEL_NAMES", "NAMED_TYPES", "OLD_STDLIB", "OPENERS",
-    "PATTERNS", "REBUILDERS",
-    "SHARED", "WELL_KNOWN",
+    "EVALUATED", "EXECUTABLES", "KNOWN", "LAYER_NAME", "MODEL_NAMES", "NAMED_TYPES", "NOT_LAYERS", "OLD_STDLIB",
+    "OPENERS", "PATTERNS", "REBUILDERS", "SHARED", "WELL_KNOWN",
 ]  # fmt: skip
 
 Names = frozenset[tuple[str, str]]
@@ -139,6 +138,7 @@ _PLAIN: Names = (
     | _names("pandas", "Interval Period")
     | _names("pandas._libs.interval", "Interval")
     | _names("pandas.core.internals.managers", "BlockManager SingleBlockManager")
+    | _in_each("dateutil.tz dateutil.tz.tz", "tzutc tzlocal tzoffset")
     | _names("pytz", "_p _UTC")  # time zones of pandas 2
     | _names("torch.amp.grad_scaler", "_refresh_per_optimizer_state")  # a whole GradScaler
     | _names("numpy.linalg", "LinAlgError")
@@ -289,6 +289,11 @@ MODEL_NAMES: frozenset[str] = frozenset(
 # ultralytics 8.x and yolov5 calls ``eval`` on the activation and, in older releases, on modules and their arguments).
 EVALUATED: frozenset[str] = frozenset({"yaml"})
 
+# What a row ``[from, repeats, module, arguments]`` of such a yaml may name: ``parse_model`` calls whatever it finds
+# under that name among its own globals. Of the classes there, these are no layers.
+LAYER_NAME = r"((torch\.)?nn\.|torchvision\.ops\.)?[A-Z]\w*"
+NOT_LAYERS: frozenset[str] = frozenset("YAML Path LOGGER SafeUnpickler SafeClass Ensemble AutoBackend".split())
+
 # Modules that do something when they are imported, beside those called ``__main__``.
 EFFECTS_OF_IMPORT: frozenset[str] = frozenset(
     "antigravity this idlelib.idle test.autotest test.regrtest turtledemo.__main__".split()
@@ -391,7 +396,8 @@ WELL_KNOWN: frozenset[str] = frozenset(
     six pygments send2trash psutil git gitdb invoke packaging filelock portalocker appdirs platformdirs watchdog
     watchfiles humanfriendly cpuinfo thop pycocotools albumentations roboflow decorator traitlets prompt_toolkit jedi
     parso ptyprocess wcwidth colorama termcolor tabulate mako markupsafe loguru tenacity backoff apscheduler schedule
-    isal natsort ultralytics_thop ultralytics_hub pyarrow cachetools diskcache execnet pluggy py
+    deepdiff charset_normalizer dateutil isal natsort ultralytics_thop ultralytics_hub cachetools diskcache execnet
+    pluggy py
     cryptography OpenSSL twisted gevent eventlet trio anyio uvloop h5py tables zarr pyarrow polars picklescan fickling
     """.split()
 )
