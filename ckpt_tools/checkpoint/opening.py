@@ -33,6 +33,7 @@ from ckpt_tools.pickles import MOST_BYTES, GlobalRef, Persistent, Pickle, read_p
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
+from ckpt_tools.tensors.modules import bound_to, is_module
 
 __all__ = ["CHECKPOINT_NAMES", "SAFETENSORS", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
 
@@ -147,11 +148,26 @@ def read_checkpoint(source: Source, *, strict: bool = False) -> Checkpoint:
     if checkpoint.pickle is not None and not foreign(checkpoint.kind):
         whole = checkpoint.pickle.trouble is None or checkpoint.pickle.root is not None
         root = checkpoint.pickle.root if whole else _salvaged(checkpoint.pickle)
+        root = _without_methods(root, sink)
         checkpoint.tensors = resolve_tensors(checkpoint.pickle)
         scalar = functools.partial(_scalar, checkpoint.tensors, checkpoint.container)
         checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals, scalar)
         _no_checkpoint(checkpoint, sink)
     return checkpoint
+
+
+def _without_methods(root: object, sink: Sink) -> object:
+    """The root with every method of a model that was saved instead of its result replaced by that model."""
+    if bound_to(root) is not None:
+        sink(finding("saved-method", names="the object itself"))
+        return bound_to(root)
+    entries = root if isinstance(root, dict) else {}
+    methods = [key for key, value in entries.items() if isinstance(key, str) and bound_to(value) is not None]
+    if not methods:
+        return root
+    sink(finding("saved-method", methods[0], names=", ".join(methods)))
+    owners = {key: bound_to(entries[key]) for key in methods}
+    return {key: owners[key] if is_module(owners.get(key)) else value for key, value in entries.items()}
 
 
 def _scalar(tensors: dict[int, TensorRef], container: Container | None, node: object) -> object:

@@ -198,6 +198,10 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT413", "no-initial-lr", ERROR, INCOMPLETE, "parameter groups lack initial_lr, which the warm-up reads",
          "During warm-up ultralytics raises the learning rate from each group's initial_lr and stops with "
          "`KeyError: 'initial_lr'` where there is none.", "`ckpt repair` adds it from the saved lr0.", REPAIR),
+    Code("CKPT414", "saved-method", ERROR, INCOMPLETE, "a method was saved, not its result ({names})",
+         "`torch.save(model.state_dict, f)` lacks the parentheses of `model.state_dict()`: the file holds the method "
+         "and with it the whole model. Its weights are all there, but `load_state_dict` refuses what is loaded.",
+         "Let `ckpt convert` write the state dict that was meant.", "ckpt convert {path} --state-dict"),
     # 5 training state
     Code("CKPT501", "no-optimizer", ERROR, INCOMPLETE, "there is no optimizer state ({path_in_file} {how}){effect}",
          "Without momentum and step counts the trainer refuses, restarts or silently goes on with a fresh optimizer, "

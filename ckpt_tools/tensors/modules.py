@@ -54,6 +54,15 @@ def class_name(node: Node) -> str:
     return node.path
 
 
+def bound_to(node: Node) -> Node:
+    """The object a saved method belongs to (``model.state_dict`` without its parentheses); ``None`` for anything else."""
+    if isinstance(node, Call) and node.path in ("builtins.getattr", "__builtin__.getattr"):
+        match node.args:
+            case (Call() as owner, str()):
+                return owner
+    return None
+
+
 def is_module(node: Node) -> bool:
     """Whether a node is a pickled module: an object whose state has parameters and submodules."""
     if not isinstance(node, Call) or not node.states:

@@ -13,7 +13,7 @@ from ckpt_tools.plans.grafts import fitting, graft_weights
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.salvage import leave_states_out, rebase, replace_by_twin, twin_of
 
-__all__ = ["name_prefix", "non_finite"]
+__all__ = ["name_prefix", "non_finite", "saved_method"]
 
 
 def non_finite(case: Case) -> None:
@@ -55,3 +55,10 @@ def name_prefix(case: Case) -> None:
             case.draft.edited = True
             case.record(part, Outcome.EDITED)
             case.do("name-prefix", f"{part.path or 'names'} without the prefix {prefix}")
+
+
+def saved_method(case: Case) -> None:
+    """A method that was saved instead of its result becomes the object it belongs to, as the file is read already."""
+    if any(fact.slug == "saved-method" for fact in case.draft.checkpoint.findings):
+        case.draft.edited = True
+        case.do("saved-method", "the object itself instead of its method")
