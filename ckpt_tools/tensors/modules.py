@@ -55,7 +55,7 @@ def class_name(node: Node) -> str:
 
 
 def bound_to(node: Node) -> Node:
-    """The object a saved method belongs to (``model.state_dict`` without its parentheses); ``None`` for anything else."""
+    """The object a saved method belongs to (``model.state_dict`` without its parentheses), ``None`` for other nodes."""
     if isinstance(node, Call) and node.path in ("builtins.getattr", "__builtin__.getattr"):
         match node.args:
             case (Call() as owner, str()):

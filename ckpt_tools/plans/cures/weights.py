@@ -59,6 +59,7 @@ def name_prefix(case: Case) -> None:
 
 def saved_method(case: Case) -> None:
     """A method that was saved instead of its result becomes the object it belongs to, as the file is read already."""
-    if any(fact.slug == "saved-method" for fact in case.draft.checkpoint.findings):
+    done = any(step.name == "saved-method" for step in case.steps)
+    if not done and any(fact.slug == "saved-method" for fact in case.draft.checkpoint.findings):
         case.draft.edited = True
         case.do("saved-method", "the object itself instead of its method")
