@@ -9,7 +9,6 @@ from typing import Any
 from building import (
     BINPERSID,
     EMPTY_DICT,
-    EMPTY_LIST,
     EMPTY_TUPLE,
     FALSE,
     FOUR_FLOATS,
@@ -19,23 +18,23 @@ from building import (
     TRUE,
     Member,
     Raw,
-
+    Writer,
     archive,
     blob,
     call,
     integer,
     items,
-
     listed,
     name,
-
     plain_checkpoint,
     saved,
     shape_of,
     storage,
-
     text,
 )
+
+from ckpt_tools.tensors import DTYPES
+from ckpt_tools.tensors.rebuilding import ALIASES
 
 INDICES = struct.pack("<8q", 0, 1, 1, 2, 0, 0, 1, 1)  # storage "ints", for whatever wants whole numbers
 
@@ -155,40 +154,66 @@ NESTED: dict[str, tuple[tuple[bytes, ...], Any]] = {
     ),
 }  # fmt: skip
 
+PLAIN_THINGS: tuple[Any, ...] = (
+    None, True, False, 0, 1, 2, 3, 5, -1, -(2**40), 2**31, 2**62, 2**63 - 1, 2**63, 2**70, 0.0, 1.5, float("nan"),
+    "", "x", "0", "cpu", "cuda:99", "banana", b"storage", b"cpu", b"\xff",
+    (), (4,), (1,), (0,), (2, 2), (2, 1), (0, 0), (1, 2), (3, 3), (2, 2, 1), (-1,), (2, -1), (0, -1), (2**62, 2),
+    (0, 2**62), (2**32, 2**32), (2**63, 1), (2.0, 2.0), ("2", "2"), (True, True), (None, 2), ((2, 2),), ((0, 1),),
+    (1,) * 65, [], [2, 2], [2.0, 1], {}, {"x": 1}, {"conj": True}, {1: 1}, ({}, {}), (None, {}), ({}, {}, {}),
+)  # fmt: skip
+NAMES = (
+    "torch.float32", "torch.int64", "torch.float", "torch.complex64", "torch.qint8", "torch.bits8", "torch.strided",
+    "torch.per_tensor_affine", "torch.per_channel_affine_float_qparams", "torch.per_tensor_symmetric",
+    "torch.FloatStorage", "torch.cuda.FloatStorage", "torch.HalfStorage", "torch.UntypedStorage",
+    "torch.storage.UntypedStorage", "torch.storage.TypedStorage", "mine.FloatStorage",
+    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "collections.OrderedDict",
+    "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter",
+)  # fmt: skip
+MADE = {
+    "OrderedDict()": HOOKS,
+    "set()": b"\x8f",
+    "Size((2, 2))": call(name("torch", "Size"), shape_of(2, 2)),
+    "Size()": call(name("torch", "Size")),
+    "a storage": FLOATS,
+    "an int storage": INTS,
+    "a tensor": PLAIN,
+    "an int tensor": whole((2, 2), (2, 1)),
+    "a whole number in a tensor": whole((), ()),
+    "a number in a tensor": floats((), ()),
+    "a parameter": call(utils("_rebuild_parameter"), PLAIN, TRUE, HOOKS),
+    "a meta tensor": call(utils("_rebuild_meta_tensor_no_storage"), *META),
+    "a layout": layout("strided"),
+    "a sparse layout": layout("sparse_csc"),
+    "a device": call(name("torch", "device"), text("cpu")),
+    "a Namespace": name("argparse", "Namespace") + EMPTY_TUPLE + b"\x81",
+    "numpy's 0": call(
+        name("numpy._core.multiarray", "scalar"),
+        call(name("numpy", "dtype"), text("i8"), FALSE, TRUE),
+        blob(bytes(8)),
+    ),
+}
 THINGS: dict[str, bytes] = {
-    "None": NONE, "True": TRUE, "False": FALSE,
-    **{str(value): integer(value) for value in (0, 1, 2, 3, 5, -1, -(2**40), 2**31, 2**40, 2**62, 2**63 - 1, 2**63, 2**70)},
-    **{str(value): number(value) for value in (0.0, 1.0, 1.5, float("nan"))},
-    "no text": text(""), "text": text("x"), "text 0": text("0"), "text cpu": text("cpu"), "cuda:99": text("cuda:99"),
-    "banana": text("banana"), "bytes": blob(b"storage"), "bytes cpu": blob(b"cpu"), "bytes 255": blob(b"\xff"),
-    "()": EMPTY_TUPLE, "(4,)": shape_of(4), "(1,)": shape_of(1), "(2, 2)": shape_of(2, 2), "(2, 1)": shape_of(2, 1), "(0,)": shape_of(0),
-    "(0, 0)": shape_of(0, 0), "(1, 2)": shape_of(1, 2), "(3, 3)": shape_of(3, 3), "(2, 2, 1)": shape_of(2, 2, 1),
-    "(-1,)": shape_of(-1), "(2, -1)": shape_of(2, -1), "(0, -1)": shape_of(0, -1), "(2**62, 2)": shape_of(2**62, 2),
-    "(0, 2**62)": shape_of(0, 2**62), "(2**32, 2**32)": shape_of(2**32, 2**32), "(2**31, 0, 2**40)": shape_of(2**31, 0, 2**40),
-    "(2**63, 1)": shape_of(2**63, 1), "(2.0, 2.0)": items(number(2), number(2)), "('2', '2')": items(text("2"), text("2")),
-    "(True, True)": items(TRUE, TRUE), "(None, 2)": items(NONE, integer(2)), "((2, 2),)": items(shape_of(2, 2)),
-    "65 ones": shape_of(*[1] * 65), "64 ones": shape_of(*[1] * 64),
-    "[]": EMPTY_LIST, "[2, 2]": listed(integer(2), integer(2)), "[2.0, 1]": listed(number(2), integer(1)),
-    "{}": EMPTY_DICT, "{'x': 1}": EMPTY_DICT + text("x") + integer(1) + b"s", "{'conj': True}": EMPTY_DICT + text("conj") + TRUE + b"s",
-    "{1: 1}": EMPTY_DICT + integer(1) + integer(1) + b"s", "{2: 2, 1: 1}": EMPTY_DICT + integer(2) + integer(2) + b"s" + integer(1) + integer(1) + b"s",
-    "({}, {})": items(EMPTY_DICT, EMPTY_DICT), "(None, {})": items(NONE, EMPTY_DICT),
-    "OrderedDict": HOOKS, "Size((2, 2))": call(name("torch", "Size"), shape_of(2, 2)), "Size((2, 1))": call(name("torch", "Size"), shape_of(2, 1)),
-    "Size(2)": call(name("torch", "Size"), integer(2)), "Size()": call(name("torch", "Size")), "Size((2.5,))": call(name("torch", "Size"), items(number(2.5))),
-    "set": b"\x8f", "storage": FLOATS, "int storage": INTS, "tensor": PLAIN, "int tensor": whole((2, 2), (2, 1)), "0-d int tensor": whole((), (), 1),
-    "0-d tensor": floats((), ()), "parameter": call(utils("_rebuild_parameter"), PLAIN, TRUE, HOOKS),
-    "meta tensor": call(utils("_rebuild_meta_tensor_no_storage"), *META),
-    "float32": name("torch", "float32"), "int64": name("torch", "int64"), "float16": name("torch", "float16"), "float": name("torch", "float"),
-    "complex64": name("torch", "complex64"), "qint8": name("torch", "qint8"), "layout": layout("strided"), "sparse layout": layout("sparse_csc"), "qscheme": name("torch", "per_tensor_affine"),
-    "other qscheme": name("torch", "per_channel_affine_float_qparams"), "symmetric": name("torch", "per_tensor_symmetric"),
-    "no name": name("torch", "NoSuchName"), "NoStorage": name("torch", "NoStorage"),
-    "FloatStorage": name("torch", "FloatStorage"), "cuda.HalfStorage": name("torch.cuda", "HalfStorage"),
-    "UntypedStorage": name("torch", "UntypedStorage"), "storage.UntypedStorage": name("torch.storage", "UntypedStorage"), "TypedStorage": name("torch.storage", "TypedStorage"),
-    "LongStorage": name("torch", "LongStorage"), "mine.FloatStorage": name("mine", "FloatStorage"),
-    "Tensor": name("torch", "Tensor"), "Parameter": name("torch.nn.parameter", "Parameter"), "Buffer": name("torch.nn.parameter", "Buffer"),
-    "_rebuild_tensor": utils("_rebuild_tensor"), "_rebuild_tensor_v3": utils("_rebuild_tensor_v3"), "_rebuild_parameter": utils("_rebuild_parameter"),
-    "device": call(name("torch", "device"), text("cpu")), "Namespace": name("argparse", "Namespace") + EMPTY_TUPLE + b"\x81",
-    "OrderedDict class": ORDERED_DICT,
-    "numpy int": call(name("numpy._core.multiarray", "scalar"), call(name("numpy", "dtype"), text("i8"), FALSE, TRUE), blob(bytes(8))),
+    **{("65 ones" if thing == (1,) * 65 else repr(thing)): Writer().value(thing) for thing in PLAIN_THINGS},
+    **{path: name(*path.rsplit(".", 1)) for path in NAMES},
+    **MADE,
+}
+
+# Shapes, strides and offsets over a storage of four: odd ones torch takes, and some that look like them.
+PLACES: tuple[tuple[Any, Any, int], ...] = (
+    ((4,), (1,), 0), ((1,), (-5,), 0), ((1,), (-5,), 3), ((1,), (-1,), 4), ((0,), (1,), 4), ((0,), (1,), 5),
+    ((0,), (1,), 2**62), ((0,), (1,), 2**63 - 1), ((0,), (1,), -1), ((0,), (-1,), 0), ((0, -1), (1, 1), 0),
+    ((-1, -1), (1, 1), 0), ((-1, 0), (1, 1), 0), ((3, -1, 0), (1, 1, 1), 0), ((2**62, 4, 0), (1, 1, 1), 0),
+    ((2**62, 0, 4), (1, 1, 1), 0), ((2**32, 2**32), (0, 0), 0), ((2**31, 2**31), (0, 0), 0), ((2**62,), (0,), 0),
+    ((2, 2), (-1, 1), 1), ((2, 2), (0, 0), 3), ((2, 2), (0, 0), 4), ((2, 2), (1, 1), 1), ((2, 2), (1, 1), 2),
+    ((4,), None, 0), ((2, 2), (), 0), ((2, 2), None, 1), ((), (), 0), ((), (), 3), ((), (), 4), ((), None, 3),
+    ((2,), (3,), 0), ((2,), (4,), 0), ((1,), (2**62,), 0), ((2, 0), (2**62, 2**62), 0), ((0, -5), (), 0),
+    ((1,) * 65, (1,) * 65, 0), ((True, 2), (2, 1), 0), ((2, True), (1, 1), 0), ((2, 2), (2, True), 0), ((1, 4), (0, 1), 0),
+)  # fmt: skip
+
+
+METADATA = {
+    repr(bits): Writer().value(bits)
+    for bits in ({"conj": True}, {"neg": True}, {"conj": 1}, {"conj": None}, {"conj": "x"}, {"neg": 0.5}, {None: 1}, {})
 }  # fmt: skip
 
 
@@ -210,14 +235,44 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for label, (function, arguments) in REBUILDERS.items():
         for what, body in _mixed(arguments, lambda *given, function=function: call(function, *given)):
             yield f"{label}: {what}", body
-        for what in ("None", "[]", "{}", "text", "tensor", "[2, 2]"):
+        for what in ("None", "[]", "{}", "'x'", "a tensor", "[2, 2]"):
             yield f"{label}: {what} for all arguments", function + THINGS[what] + REDUCE
         yield f"{label}: a list of the arguments", function + listed(*arguments) + REDUCE
         yield f"{label}: made, not called", function + items(*arguments) + b"\x81"
         yield f"{label}: by OBJ", b"(" + function + b"".join(arguments) + b"o"
+    for size, stride, offset in PLACES:
+        given = (Writer().value(offset), Writer().value(size), Writer().value(stride))
+        shown = f"{len(size)} dimensions, {stride if len(size) < 9 else ''} from {offset}"
+        for label in ("tensor_v2", "qtensor"):
+            function, arguments = REBUILDERS[label]
+            yield f"{label} places: {size[:8]} {shown}", call(function, arguments[0], *given, *arguments[4:])
+        yield f"meta places: {size[:8]} {shown}", call(REBUILDERS["meta"][0], META[0], *given[1:], FALSE)
+    for dtype in (*DTYPES, *ALIASES, "int4", "uint7", "bit"):
+        named = name("torch", dtype)
+        for trains in (NONE, FALSE, TRUE):
+            made = call(utils("_rebuild_tensor_v3"), QUINT, integer(0), shape_of(1), shape_of(1), trains, HOOKS, named)
+            yield f"v3 of {dtype}: requires_grad {trains!r}", made
+            plain = call(utils("_rebuild_tensor_v3"), QUINT, integer(0), shape_of(1), shape_of(1), FALSE, HOOKS, named)
+            yield (
+                f"parameter of {dtype}: requires_grad {trains!r}",
+                call(utils("_rebuild_parameter"), plain, trains, HOOKS),
+            )
+            yield f"meta of {dtype}: requires_grad {trains!r}", call(REBUILDERS["meta"][0], named, *META[1:3], trains)
+    for what, thing in METADATA.items():
+        for kind in ("FloatStorage", "ComplexFloatStorage"):
+            held = storage(kind, "quints", 4 if kind == "FloatStorage" else 2)
+            given = (held, integer(0), shape_of(2), shape_of(1), FALSE, HOOKS, thing)
+            yield f"metadata {what} of {kind}: right or wrong", call(utils("_rebuild_tensor_v2"), *given)
     for label, (parts, make) in NESTED.items():
         for what, body in _mixed(parts, make):
             yield f"{label}: {what}", body
+    yield (
+        "one storage by two classes: its first counts",
+        items(
+            call(utils("_rebuild_tensor"), storage("IntStorage", "quints", 4), integer(0), shape_of(4), shape_of(1)),
+            call(utils("_rebuild_tensor"), storage("HalfStorage", "quints", 8), integer(0), shape_of(8), shape_of(1)),
+        ),
+    )
     for what, thing in THINGS.items():
         given = (thing + BINPERSID, *STRIDED[1:], FALSE, HOOKS)
         yield f"persistent id: {what} for all of it", call(utils("_rebuild_tensor_v2"), *given)

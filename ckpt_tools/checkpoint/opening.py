@@ -53,8 +53,8 @@ PLAIN = (str, int, float, type(None))
 class Checkpoint:
     """One file, read as far as it could be.
 
-    ``findings`` holds what reading met. ``tensors`` and ``misbuilt`` are by the ``id`` of their call node. ``recognised`` is
-    ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
+    ``findings`` holds what reading met. ``tensors`` and ``misbuilt`` are by the ``id`` of their call node.
+    ``recognised`` is ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
     """
 
     source: Source

@@ -71,7 +71,7 @@ class Resolved:
 
 
 class _Resolver:
-    """Turns calls into tensors; what stops one is kept. ``legacy`` tells a stream's persistent ids from an archive's."""
+    """Turns calls into tensors; what stops one is kept. ``legacy``: persistent ids are those of a stream."""
 
     def __init__(self, legacy: bool = False) -> None:
         self.legacy = legacy
@@ -131,7 +131,7 @@ class _Resolver:
             self.gradient(args[4], dtype)
             bits = args[6] if more > 6 else {}
         elif version == "_v3":
-            dtype = self.dtype(args[6]) if args[6] is not None else DTYPES["float32"]
+            dtype = self.dtype(args[6])
             if args[4] is not None and args[4] is not False:
                 raise Misbuilt("requires_grad", f"is {described(args[4])}, and torch can only set it to False here")
             bits = args[7] if more > 7 else {}
@@ -139,8 +139,7 @@ class _Resolver:
             self.quantizer(args[4], dtype, args[2])
             self.gradient(args[5], dtype)
         offset = self.number(args[1], "storage_offset", 0)
-        shape = self.numbers(args[2], "size")
-        stride = self.stride(args[3], shape, exact=more == 7 and version == "sor")
+        shape, stride = self.places(args[2], args[3], implied=version != "sor" or more < 7)
         if storage is None:
             return TensorRef(None, 0, shape, stride, dtype, call, layout="inline")
         conj, neg = _bits(bits, dtype) if bits else (False, False)
@@ -176,25 +175,28 @@ class _Resolver:
 
     def meta(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
         """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``."""
-        return self.without_bytes(call, args[0], args[1], args[2], args[3], "meta")
+        if args[3] is not None:
+            self.gradient(args[3], self.dtype(args[0]))
+        dtype = self.dtype(args[0])
+        if dtype.quantized:
+            raise Misbuilt("dtype", f"is {dtype}, which meta tensors can't have")
+        if min(self.sequence(args[1], "size"), default=0) < 0:
+            raise Misbuilt("size", f"is {described(args[1])}, which no meta tensor can have")
+        shape, stride = self.places(args[1], args[2], implied=False, anywhere=True)
+        return TensorRef(None, 0, shape, stride, dtype, call, layout="meta")
 
     def wrapper(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
         """``_rebuild_wrapper_subclass(cls, dtype, size, stride, …)``: no bytes of its own."""
         if not _may_be_class(args[0]):
             raise Misbuilt("cls", f"is {described(args[0])}, not a class of tensors")
-        return self.without_bytes(call, args[1], args[2], args[3], args[7], "wrapper")
-
-    def without_bytes(
-        self, call: Call, dtype: Node, size: Node, stride: Node, requires_grad: Node, layout: str
-    ) -> TensorRef:
-        known = self.dtype(dtype) if dtype is not None else DTYPES["float32"]
-        if known.quantized:
-            raise Misbuilt("dtype", f"is {described(dtype)}, which only tensors with bytes can have")
-        if requires_grad is not None:
-            self.gradient(requires_grad, known)
-        shape = self.numbers(size, "size")
-        steps = self.stride(stride, shape, exact=True, signed=True)
-        return TensorRef(None, 0, shape, steps, known, call, layout=layout)
+        _, dtype, size, steps, offset, layout, _, requires_grad = args
+        self.gradient(requires_grad, self.dtype(dtype))
+        if offset is not None:
+            self.number(offset, "storage_offset")
+        if not _layout(layout):
+            raise Misbuilt("layout", f"is {described(layout)}, not a layout")
+        shape, stride = self.places(size, steps, implied=False, anywhere=True)
+        return TensorRef(None, 0, shape, stride, self.dtype(dtype), call, layout="wrapper")
 
     def sparse(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
         """``_rebuild_sparse_tensor(layout, (indices, values, size, …))`` and the compressed layouts."""
@@ -204,30 +206,27 @@ class _Resolver:
             raise Misbuilt("layout", f"is {described(args[0])}, not one of sparse tensors")
         if not isinstance(data, (tuple, list)) or len(data) not in counts:
             raise Misbuilt("data", f"is {described(data)}, not {counts[0]} parts")
-        shape = self.numbers(data[2 if layout == "sparse_coo" else 3], "size", signed=False)
+        names = ("indices", "values") if layout == "sparse_coo" else ("compressed_indices", "plain_indices", "values")
+        parts = [self.component(part, name) for part, name in zip(data, names)]
+        shape = self.shape(data[len(names)], "size")
         if layout == "sparse_coo":
-            indices, values = self.component(data[0], "indices"), self.component(data[1], "values")
-            if indices is None or values is None:
-                raise _Unread
-            _coordinates(indices, values, shape)
+            _coordinates(parts[0][0], parts[1][0], shape)
             if len(data) == 4 and data[3] is not None and not isinstance(data[3], bool):
                 raise Misbuilt("is_coalesced", f"is {described(data[3])}, not True, False or None")
-        else:
-            for part, name in zip(data, ("compressed_indices", "plain_indices")):
-                self.component(part, name)
-            values = self.component(data[2], "values")
-        if values is None:
+        dtype = parts[-1][1]
+        if dtype is None or min(shape, default=0) < 0 or len(shape) > MOST_DIMENSIONS:
             raise _Unread
-        return TensorRef(None, 0, shape, contiguous_stride(shape), values.dtype, call, layout=layout)
+        return TensorRef(None, 0, shape, contiguous_stride(shape), dtype, call, layout=layout)
 
-    def component(self, node: Node, argument: str) -> TensorRef | None:
-        """A part of a sparse tensor; torch makes tensors of numbers and lists of them (``None``), too."""
-        if _numeric(node) or isinstance(node, Persistent):
-            return None
+    def component(self, node: Node, argument: str) -> tuple[tuple[int, ...], Dtype | None]:
+        """Shape and type of a part of a sparse tensor; torch makes tensors of numbers and lists of them, too."""
+        shape = _numeric(node)
+        if shape is not None:
+            return shape, None
         found = self.needed(node, argument)
         if found.layout not in ("strided", "inline"):
             raise Misbuilt(argument, f"is a tensor without values ({found.layout})")
-        return found
+        return found.shape, found.dtype
 
     def nested(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
         """``_rebuild_nested_tensor(buffer, sizes, strides, storage_offsets)``."""
@@ -238,14 +237,19 @@ class _Resolver:
                 raise Misbuilt(name, f"has {len(part.shape)} dimensions, not {dimensions}")
             if name != "buffer" and part.dtype.name != "int64":
                 raise Misbuilt(name, f"is of type {part.dtype}, not int64")
+            if name != "buffer" and part.shape[0] != parts[1].shape[0]:
+                raise Misbuilt(name, f"is for {part.shape[0]} tensors, sizes for {parts[1].shape[0]}")
         raise _Unread
 
     def copy(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
-        """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``: the inner tensor is listed."""
+        """``_rebuild_device_tensor_from_cpu_tensor(data, dtype, device, requires_grad)``; its data are listed."""
         inner = self.needed(args[0], "data")
         if inner.layout == "meta":
             raise Misbuilt("data", "is a meta tensor, which has no values to copy")
-        self.gradient(args[3], self.dtype(args[1]) if args[1] is not None else inner.dtype)
+        dtype = self.dtype(args[1]) if args[1] is not None else inner.dtype
+        if dtype.quantized != inner.dtype.quantized:
+            raise Misbuilt("dtype", f"is {dtype}, which a tensor of {inner.dtype} can't be turned into")
+        self.gradient(args[3], dtype)
         raise _Unread
 
     # ------------------------------------------------------------ their arguments
@@ -257,16 +261,16 @@ class _Resolver:
             raise _Unread
         raise Misbuilt(argument, f"is {described(node)}, not a whole number{' from 0 on' if least == 0 else ''}")
 
-    def counts(self, node: Node) -> bool:
-        """Whether an object stands for a whole number, which torch asks it for: numpy's, or a tensor of one."""
+    def counts(self, node: Node, floating: bool = False) -> bool:
+        """Whether an object stands for a number, which torch asks it for: numpy's, or a tensor of one."""
         if not isinstance(node, Call):
             return False
         if node.path.endswith("multiarray.scalar"):
             return True
         tensor = self.tensor(node)
-        return tensor is not None and tensor.numel == 1 and not tensor.dtype.floating
+        return tensor is not None and tensor.numel == 1 and (floating or not tensor.dtype.floating)
 
-    def numbers(self, node: Node, argument: str, signed: bool = True) -> tuple[int, ...]:
+    def shape(self, node: Node, argument: str) -> tuple[int, ...]:
         """A shape: a tuple or list of numbers, or ``torch.Size`` of one, whose product has 64 bits."""
         shape = self.sequence(node, argument)
         count = 1
@@ -274,10 +278,8 @@ class _Resolver:
             count = count * (length % (1 << 64))
             if count >= 1 << 64:
                 break
-        if count >= LIMIT or (not signed and min(shape, default=0) < 0):
+        if count >= LIMIT:
             raise Misbuilt(argument, f"is {described(shape)}, which no tensor can have")
-        if len(shape) > MOST_DIMENSIONS or min(shape, default=0) < 0:
-            raise _Unread
         return shape
 
     def sequence(self, node: Node, argument: str) -> tuple[int, ...]:
@@ -294,21 +296,24 @@ class _Resolver:
                 self.number(number, f"{argument}[{place}]")
         return tuple(given)
 
-    def stride(
-        self, node: Node, shape: tuple[int, ...], exact: bool = False, signed: bool = False
-    ) -> tuple[int, ...]:
-        """The steps between values; without any, where torch allows that, they lie one behind the other."""
-        stride = self.sequence(node, "stride") if exact or node is not None else ()
-        if not stride and not exact:
-            return contiguous_stride(shape)
+    def places(
+        self, size: Node, steps: Node, implied: bool, anywhere: bool = False
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and stride. Without any steps, where they may be ``implied``, values lie one behind the other.
+
+        Where there are no bytes, steps may lead ``anywhere``.
+        """
+        shape = self.shape(size, "size")
+        stride = self.sequence(steps, "stride") if steps is not None or not implied else ()
+        if not stride and implied:
+            stride = contiguous_stride(shape)
         if len(stride) != len(shape):
             raise Misbuilt("stride", f"is {described(stride)}, {len(stride)} steps for {len(shape)} dimensions")
-        if min(stride, default=0) < 0:
-            backwards = any(step < 0 and length > 1 for step, length in zip(stride, shape))
-            if backwards and not signed and 0 not in shape:
-                raise Misbuilt("stride", f"is {described(stride)}, and torch has no steps backwards")
+        if not anywhere and 0 not in shape and any(step < 0 and length > 1 for step, length in zip(stride, shape)):
+            raise Misbuilt("stride", f"is {described(stride)}, and torch has no steps backwards")
+        if len(shape) > MOST_DIMENSIONS or min((*shape, *stride), default=0) < 0:
             raise _Unread
-        return stride
+        return shape, stride
 
     def gradient(self, node: Node, dtype: Dtype) -> None:
         """Whether the tensor takes part in training."""
@@ -318,6 +323,8 @@ class _Resolver:
             raise Misbuilt("requires_grad", f"is True for a tensor of {dtype}, which has no gradient")
 
     def dtype(self, node: Node) -> Dtype:
+        if node is None:
+            return DTYPES["float32"]  # torch's default
         if isinstance(node, GlobalRef) and node.module == "torch":
             known = DTYPES.get(ALIASES.get(node.name, node.name))
             if known is not None:
@@ -332,9 +339,11 @@ class _Resolver:
             raise Misbuilt("storage", f"holds {dtype}, which is no type of quantized numbers")
         scheme = params[0] if isinstance(params, (tuple, list)) and params else None
         name = scheme.name if isinstance(scheme, GlobalRef) and scheme.module == "torch" else ""
-        shape = self.numbers(size, "size", signed=False)
+        shape = self.shape(size, "size")
+        if min(shape, default=0) < 0:
+            raise Misbuilt("size", f"is {described(size)}, which no quantized tensor can have")
         if name == "per_tensor_affine" and len(params) == 3:
-            if not isinstance(params[1], (int, float)) and not self.counts(params[1]):
+            if not isinstance(params[1], (int, float)) and not self.counts(params[1], floating=True):
                 raise Misbuilt("quantizer_params", f"has the scale {described(params[1])}")
             self.number(params[2], "zero_point")
         elif name in PER_CHANNEL and len(params) == 4:
@@ -350,7 +359,7 @@ class _Resolver:
         listed = [isinstance(node, list) for node, _ in both]
         for node, name in both:
             if all(listed):
-                right = len(node) == count and _numeric(node) and all(isinstance(value, (int, float)) for value in node)
+                right = len(node) == count and all(isinstance(value, (int, float)) for value in node)
             else:
                 found = self.needed(node, name)
                 right = found.shape == (count,) and (name != "scales" or found.dtype.floating)
@@ -471,7 +480,7 @@ def _falsy(node: Node) -> bool:
         return not node.items
     if isinstance(node, Call):
         empty = not node.args and not node.items and not node.pairs and not node.states
-        return empty and node.path in ("collections.OrderedDict", "torch.Size")
+        return empty and node.path == "collections.OrderedDict"
     return not isinstance(node, (GlobalRef, Persistent)) and not node
 
 
@@ -501,22 +510,27 @@ def _state(node: Node, argument: str) -> None:
             raise Misbuilt(argument, f"is {described(part)}, not attributes by name")
 
 
-def _coordinates(indices: TensorRef, values: TensorRef, shape: tuple[int, ...]) -> None:
-    if indices.dtype.floating or len(indices.shape) != 2:
-        raise Misbuilt("indices", f"is a tensor of {indices.dtype} with {len(indices.shape)} dimensions")
-    if not values.shape or values.shape[0] != indices.shape[1]:
-        raise Misbuilt("values", f"has the shape {described(values.shape)} for {indices.shape[1]} indices")
-    if len(shape) != indices.shape[0] + len(values.shape) - 1:
+def _coordinates(indices: tuple[int, ...], values: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Whether indices of so many dimensions, one for each value, fit a tensor of some shape."""
+    if len(indices) != 2:
+        raise Misbuilt("indices", f"has the shape {described(indices)}, not one column for each value")
+    if values[:1] != indices[1:]:
+        raise Misbuilt("values", f"has the shape {described(values)} for {indices[1]} indices")
+    if len(shape) != indices[0] + len(values) - 1:
         raise Misbuilt("size", f"is {described(shape)}, which does not fit its indices and values")
 
 
-def _numeric(node: Node) -> bool:
-    """Whether a node is a number, or nested lists of numbers: what ``torch.tensor`` takes."""
-    if isinstance(node, (list, tuple)):
-        return all(_numeric(value) for value in node)
+def _numeric(node: Node, depth: int = 0) -> tuple[int, ...] | None:
+    """The shape of a number, or of nested lists of numbers: what ``torch.tensor`` takes; ``None`` for anything else."""
+    if isinstance(node, Call) and node.path == "torch.Size" and isinstance(node.args, tuple):
+        node = node.args[0] if node.args else ()
+    if isinstance(node, (list, tuple)) and depth < MOST_DIMENSIONS:
+        inside = {_numeric(value, depth + 1) for value in node}
+        inner = inside.pop() if len(inside) == 1 else None if inside else ()
+        return (len(node), *inner) if inner is not None else None
     if isinstance(node, Call):
-        return node.path == "torch.Size" or node.path.endswith("multiarray.scalar")
-    return isinstance(node, float) or (isinstance(node, int) and -LIMIT <= node < LIMIT)
+        return () if node.path.endswith("multiarray.scalar") else None
+    return () if isinstance(node, float) or (isinstance(node, int) and -LIMIT <= node < LIMIT) else None
 
 
 def _layout(node: Node) -> str:
