@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from building import (
@@ -24,7 +26,9 @@ from building import (
     call,
     integer,
     items,
+    legacy,
     listed,
+    mapping,
     name,
     plain_checkpoint,
     saved,
@@ -75,6 +79,7 @@ PER_CHANNEL = items(name("torch", "per_channel_affine"), floats((2,), (1,)), who
 COO = (whole((1, 2), (2, 1)), floats((2,), (1,)), shape_of(4))
 CSR = (whole((3,), (1,)), whole((2,), (1,)), floats((2,), (1,)), shape_of(2, 2))
 META = (name("torch", "float32"), shape_of(2, 2), shape_of(2, 1), FALSE)
+PARAMETER = name("torch.nn.parameter", "Parameter")
 TWO = name("torch.testing._internal.two_tensor", "TwoTensor")  # a subclass that comes with torch
 WRAPPER = (name("torch", "float32"), shape_of(2, 2), shape_of(2, 1), integer(0), layout("strided"), text("cpu"), FALSE)
 
@@ -106,16 +111,16 @@ REBUILDERS: dict[str, tuple[bytes, tuple[bytes, ...]]] = {
     "cpu copy": (utils("_rebuild_device_tensor_from_cpu_tensor"), (PLAIN, name("torch", "float32"), text("cpu"), FALSE)),
     "from_type_v2": (
         name("torch._tensor", "_rebuild_from_type_v2"),
-        (utils("_rebuild_tensor_v2"), name("torch.nn.parameter", "Parameter"), items(*STRIDED, FALSE, HOOKS), EMPTY_DICT),
+        (utils("_rebuild_tensor_v2"), PARAMETER, items(*STRIDED, FALSE, HOOKS), EMPTY_DICT),
     ),
     "from_type": (
         name("torch._tensor", "_rebuild_from_type"),
-        (utils("_rebuild_tensor_v2"), name("torch.nn.parameter", "Parameter"), items(*STRIDED, FALSE, HOOKS), EMPTY_DICT),
+        (utils("_rebuild_tensor_v2"), PARAMETER, items(*STRIDED, FALSE, HOOKS), EMPTY_DICT),
     ),
 }  # fmt: skip
 
 # The parts of compound arguments, each a rebuilder whose arguments are those parts.
-NESTED: dict[str, tuple[tuple[bytes, ...], Any]] = {
+NESTED: dict[str, tuple[tuple[bytes, ...], Callable[..., bytes]]] = {
     "quantizer": (
         (name("torch", "per_tensor_affine"), number(0.5), integer(3)),
         lambda *parts: call(utils("_rebuild_qtensor"), QUINT, *STRIDED[1:], items(*parts), FALSE, HOOKS),
@@ -140,10 +145,6 @@ NESTED: dict[str, tuple[tuple[bytes, ...], Any]] = {
     "persistent id": (
         (text("storage"), name("torch", "FloatStorage"), text("floats"), text("cpu"), integer(4)),
         lambda *parts: call(utils("_rebuild_tensor_v2"), items(*parts) + BINPERSID, *STRIDED[1:], FALSE, HOOKS),
-    ),
-    "bare persistent id": (
-        (text("storage"), name("torch", "FloatStorage"), text("floats"), text("cpu"), integer(4)),
-        lambda *parts: items(*parts) + BINPERSID,
     ),
     "child arguments": (
         (*STRIDED, FALSE, HOOKS),
@@ -207,7 +208,8 @@ PLACES: tuple[tuple[Any, Any, int], ...] = (
     ((2, 2), (-1, 1), 1), ((2, 2), (0, 0), 3), ((2, 2), (0, 0), 4), ((2, 2), (1, 1), 1), ((2, 2), (1, 1), 2),
     ((4,), None, 0), ((2, 2), (), 0), ((2, 2), None, 1), ((), (), 0), ((), (), 3), ((), (), 4), ((), None, 3),
     ((2,), (3,), 0), ((2,), (4,), 0), ((1,), (2**62,), 0), ((2, 0), (2**62, 2**62), 0), ((0, -5), (), 0),
-    ((1,) * 65, (1,) * 65, 0), ((True, 2), (2, 1), 0), ((2, True), (1, 1), 0), ((2, 2), (2, True), 0), ((1, 4), (0, 1), 0),
+    ((1,) * 65, (1,) * 65, 0),
+    ((True, 2), (2, 1), 0), ((2, True), (1, 1), 0), ((2, 2), (2, True), 0), ((1, 4), (0, 1), 0),
 )  # fmt: skip
 
 
@@ -217,7 +219,7 @@ METADATA = {
 }  # fmt: skip
 
 
-def _mixed(parts: tuple[bytes, ...], make: Any) -> Iterator[tuple[str, bytes]]:
+def _mixed(parts: tuple[bytes, ...], make: Callable[..., bytes]) -> Iterator[tuple[str, bytes]]:
     """The right arguments, each replaced by every thing in turn, then too few and too many of them."""
     yield "right", make(*parts)
     for place in range(len(parts)):
@@ -278,20 +280,42 @@ def cases() -> Iterator[tuple[str, bytes]]:
         yield f"persistent id: {what} for all of it", call(utils("_rebuild_tensor_v2"), *given)
 
 
-def holding(body: bytes, small: dict[str, bytes] | None = None, **replaced: Any) -> bytes:
+def holding(body: bytes) -> bytes:
     """A checkpoint that can be resumed, with one value more."""
-    data = saved(plain_checkpoint(extra=Raw(body), **replaced))
-    more = {"data/floats": FOUR_FLOATS, "data/ints": INDICES, "data/quints": bytes(16), **(small or {})}
-    return rezipped(data, more)
+    more = {"data/floats": FOUR_FLOATS, "data/ints": INDICES, "data/quints": bytes(16)}
+    return rezipped(saved(plain_checkpoint(extra=Raw(body))), more)
 
 
-def rezipped(data: bytes, more: dict[str, bytes | None]) -> bytes:
+def rezipped(data: bytes, more: Mapping[str, bytes | None]) -> bytes:
     """The archive with members replaced, added, or (``None``) left out."""
-    import io
-    import zipfile
-
     with zipfile.ZipFile(io.BytesIO(data)) as old:
         root = old.namelist()[0].split("/")[0]
         held: dict[str, bytes | None] = {info.filename: old.read(info) for info in old.infolist()}
     held.update({f"{root}/{inside}": content for inside, content in more.items()})
     return archive(*(Member(n, content) for n, content in held.items() if content is not None), alignment=64)
+
+
+LEGACY_ID = (text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(4), NONE)
+VIEWS = (
+    ("v", 0, 4),
+    ("v", 1, 3),
+    ("v", 0, 0),
+    ("v", 1, 99),
+    ("v", -1, 2),
+    ("v", 0),
+    ("v", "0", 4),
+    (None, 0, 4),
+    ["v", 0, 4],
+)
+
+
+def legacy_cases() -> Iterator[tuple[str, bytes]]:
+    """Streams whose one storage has a persistent id of every kind."""
+
+    def stream(*parts: bytes) -> bytes:
+        return legacy(mapping(weight=call(utils("_rebuild_tensor_v2"), items(*parts) + BINPERSID, *SMALL)))
+
+    SMALL = (integer(0), shape_of(3), shape_of(1), FALSE, HOOKS)
+    yield from _mixed(LEGACY_ID, stream)
+    for view in VIEWS:
+        yield f"the view is {view!r}", stream(*LEGACY_ID[:5], Writer().value(view))

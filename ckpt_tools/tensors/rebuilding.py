@@ -480,7 +480,7 @@ def _falsy(node: Node) -> bool:
         return not node.items
     if isinstance(node, Call):
         empty = not node.args and not node.items and not node.pairs and not node.states
-        return empty and node.path == "collections.OrderedDict"
+        return empty and node.path in ("collections.OrderedDict", "torch.Size")
     return not isinstance(node, (GlobalRef, Persistent)) and not node
 
 
@@ -501,7 +501,7 @@ def _bits(metadata: Node, dtype: Dtype) -> tuple[bool, bool]:
 
 def _state(node: Node, argument: str) -> None:
     """Attributes to be set on a tensor: a mapping of names, or one and another of slots."""
-    if isinstance(node, tuple) and len(node) != 2:
+    if (isinstance(node, tuple) and len(node) != 2) or (isinstance(node, Call) and node.path == "torch.Size"):
         raise Misbuilt(argument, f"is {described(node)}, not attributes and slots")
     for part in node if isinstance(node, tuple) else (node,):
         if _falsy(part) or (isinstance(part, Call) and part.path.endswith("multiarray.scalar")):
