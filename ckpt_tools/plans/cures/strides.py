@@ -50,8 +50,9 @@ def _odd(tensor: TensorRef) -> bool:
 
 
 def _repeats(tensor: TensorRef) -> bool:
-    """Whether a tensor has more values than there are in its storage."""
-    return any(step == 0 and length > 1 for step, length in zip(tensor.stride, tensor.shape))
+    """Whether a tensor shows values of its storage several times: all along a dimension, or far too many by overlaps."""
+    overlaps = tensor.numel > tensor.span[1] and tensor.nbytes > LARGEST
+    return overlaps or any(step == 0 and length > 1 for step, length in zip(tensor.stride, tensor.shape))
 
 
 def _straighten(
