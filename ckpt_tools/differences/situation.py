@@ -57,7 +57,7 @@ class Situation:
         """The file of the run a resume reads its settings from, two folders up from the weights or beside them."""
         name, weights = self.found.layout.settings, Path(self.checkpoint.path).absolute()
         places = (weights.parent.parent / name, weights.parent / name) if name else ()
-        return next((place for place in places if place.is_file()), None)
+        return next((place for place in places if os.path.isfile(place)), None)
 
     @property
     def compares_own_settings(self) -> bool:
@@ -131,7 +131,7 @@ class Situation:
         """A path of the configuration: relative ones start here, else at the configuration's own folder."""
         path = Path(os.path.expanduser(text))
         beside = self.config.path.parent / path if self.config.path is not None else path
-        return path if path.is_absolute() or path.exists() or not beside.exists() else beside
+        return path if path.is_absolute() or os.path.exists(path) or not os.path.exists(beside) else beside
 
 
 def class_list(names: Any) -> list[str]:
