@@ -23,7 +23,7 @@ from ckpt_tools.tensors.modules import attributes_of
 __all__ = ["Situation"]
 
 MOST_CLASSES = 20_000
-LEAST_STRIDE = 32  # pixels (ultralytics, engine/trainer.py, `gs`)
+LEAST_STRIDE, MOST_STRIDES = 32, 64  # pixels (ultralytics, engine/trainer.py, `gs`)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Situation:
 
         held = self.checkpoint.tensors.get(id(self.attributes.get("stride")))
         listed = value_of(self.attributes.get("stride"))
-        if held is not None and self.checkpoint.container is not None:
+        if held is not None and self.checkpoint.container is not None and held.numel <= MOST_STRIDES:
             with contextlib.suppress(KeyError, MemberError, ValueError, OSError):
                 listed = tensor_array(self.checkpoint.container, held).tolist()
         steps = [int(step) for step in listed if isinstance(step, (int, float))] if isinstance(listed, list) else []
