@@ -16,6 +16,7 @@ from ckpt_tools.cli.plans import DryRun, Json, asked
 from ckpt_tools.cli.render import bytes_text, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.cli.units import BYTES, SECONDS, measured
 from ckpt_tools.findings import CkptError
+from ckpt_tools.layouts.parts import whole_number
 
 if TYPE_CHECKING:
     from ckpt_tools.verbs.prune import Entry, Pruning
@@ -105,9 +106,10 @@ def prune(
 def _best(text: str) -> tuple[str, int]:
     """``2`` or ``METRIC:2``."""
     metric, _, count = text.rpartition(":")
-    if not count.isdecimal() or int(count) < 1:
+    number = whole_number(count)
+    if not number:
         raise CkptError(f"--keep-best {text}: write how many, e.g. 2 or mAP50-95:2")
-    return metric or DEFAULT_METRIC, int(count)
+    return metric or DEFAULT_METRIC, number
 
 
 def _document(pruning: Pruning, agreed: bool) -> dict[str, object]:

@@ -17,6 +17,7 @@ from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.configs import Config, read_settings
 from ckpt_tools.container import MemberError
 from ckpt_tools.layouts import Part, Recognised
+from ckpt_tools.layouts.parts import rounded, whole_number
 from ckpt_tools.layouts.values import value_of
 from ckpt_tools.tensors.modules import attributes_of
 
@@ -117,8 +118,8 @@ class Situation:
         if held is not None and self.checkpoint.container is not None and held.numel <= MOST_STRIDES:
             with contextlib.suppress(KeyError, MemberError, ValueError, OSError):
                 listed = tensor_array(self.checkpoint.container, held).tolist()
-        steps = [int(step) for step in listed if isinstance(step, (int, float))] if isinstance(listed, list) else []
-        return max([LEAST_STRIDE, *steps])
+        steps = [rounded(step) for step in listed if isinstance(step, (int, float))] if isinstance(listed, list) else []
+        return max([LEAST_STRIDE, *filter(None, steps)])
 
     @functools.cached_property
     def optimizer(self) -> str | None:
@@ -137,6 +138,7 @@ class Situation:
 def class_list(names: Any) -> list[str]:
     """Class names in the order of their numbers, from a list or a mapping of numbers to names."""
     if isinstance(names, dict):
-        keyed = {int(key): str(name) for key, name in names.items() if str(key).isascii() and str(key).isdigit()}
+        numbered = ((whole_number(str(key)), str(name)) for key, name in names.items())
+        keyed = {number: name for number, name in numbered if number is not None}
         return [keyed[number] for number in sorted(keyed)]
     return [str(name) for name in names] if isinstance(names, (list, tuple)) else []

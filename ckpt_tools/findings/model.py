@@ -28,7 +28,7 @@ __all__ = [
     "writable",
 ]
 
-LONGEST_INTEGER = 1024  # bits
+LONGEST_INTEGER = 1000  # bits: less than the largest float has
 LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ckpt_tools.findings import writable
 from ckpt_tools.pickles import Call, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
@@ -26,10 +27,13 @@ __all__ = [
     "optimizer_groups",
     "optimizer_state",
     "plain",
+    "rounded",
+    "whole_number",
 ]
 
 DEEPEST = 5  # levels of mappings looked into
 WIDEST = 64  # elements of a list looked into
+MOST_COUNTED, MOST_DIGITS = 1 << 62, 9  # of a count in a file, of a number in a text
 
 # The role a key suggests, for what structure alone can't tell; the first that matches any part of the path wins.
 RNG = re.compile(r"rng|random_state|^seed_state$", re.I)
@@ -144,10 +148,20 @@ def dict_of(node: Node) -> dict[Node, Node]:
 
 
 def plain(node: Node) -> Node:
-    """A number or text wrapped in a numpy scalar, or anything else as it is."""
+    """A number or text wrapped in a numpy scalar, or anything else as it is; words for an integer beyond all bounds."""
     if isinstance(node, Call) and node.path.endswith("core.multiarray.scalar") and isinstance(node.args, tuple):
         return numpy_scalar(node)
-    return node
+    return writable(node)
+
+
+def whole_number(text: str) -> int | None:
+    """The number a text is, in digits and of sane size; ``None`` for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
+
+
+def rounded(value: float) -> int | None:
+    """The nearest whole number of a number from a file; ``None`` where there is none, or none of sane size."""
+    return round(value) if abs(value) < MOST_COUNTED else None  # which NaN is not, either
 
 
 def numpy_scalar(node: Call) -> Node:

@@ -16,6 +16,7 @@ from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.container import Member, NewMember, archive, member_source
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Recognised
+from ckpt_tools.layouts.parts import whole_number
 from ckpt_tools.pickles import Persistent
 from ckpt_tools.pickles.emit import EmitError, emit
 from ckpt_tools.pickles.nodes import Node
@@ -186,7 +187,7 @@ class _Storages:
         container = draft.checkpoint.container
         self.zipped = container is not None and container.kind == "zip"
         taken = {*container.storage_keys(), *draft.checkpoint.storages} if container is not None and self.zipped else ()
-        self.first = self.next = max((int(key) for key in taken if key.isdecimal() and len(key) < 9), default=-1) + 1
+        self.first = self.next = max((whole_number(key) or 0 for key in taken), default=-1) + 1
 
     def resolve(self, node: Persistent) -> Node:
         """The id to write for a reference to a storage; its bytes are noted on the way."""
@@ -243,9 +244,7 @@ class _Storages:
         """The file's own storages in the order of the file, then the others."""
         container = self.draft.checkpoint.container
         places = {key: container.members[f"data/{key}"].offset for key in container.storage_keys()} if container else {}
-        order = sorted(
-            self.found, key=lambda key: (key not in places, places.get(key, 0), int(key) if key.isdecimal() else 0)
-        )
+        order = sorted(self.found, key=lambda key: (key not in places, places.get(key, 0), whole_number(key) or 0))
         self.found = {key: self.found[key] for key in order}
 
 

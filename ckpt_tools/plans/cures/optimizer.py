@@ -6,7 +6,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.checks.values import underflowed_states
 from ckpt_tools.findings import CkptError
-from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.layouts.parts import dict_of, plain, rounded
 from ckpt_tools.layouts.ultralytics import auto_choices, group_rules
 from ckpt_tools.pickles import Call, pairs_of
 from ckpt_tools.pickles.nodes import Node
@@ -189,7 +189,7 @@ def initial_lr(case: Case) -> None:
     rates = [plain(group.options.get("lr")) for group in part.groups]
     least = min((rate for rate in rates if isinstance(rate, (int, float)) and rate > 0), default=0)
     for group, current in zip(groups if isinstance(groups, list) else [], rates):
-        factor = round(current / least) if isinstance(current, (int, float)) and least else 1
+        factor = rounded(current / least) if isinstance(current, (int, float)) and least else 1
         began = rate * (factor if factor in (1, 3) else 1)
         if isinstance(group, dict):
             group.setdefault("initial_lr", began)

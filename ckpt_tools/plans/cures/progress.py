@@ -6,7 +6,7 @@ import os
 
 from ckpt_tools.configs import read_settings
 from ckpt_tools.findings import CkptError
-from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.layouts.parts import dict_of, plain, rounded
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.arguments import save_dir
 from ckpt_tools.plans.grafts import fitting, graft_args, graft_module
@@ -31,13 +31,15 @@ def ema_counter(case: Case) -> None:
     for donor in case.nearest:
         theirs = donor.found.value("updates")
         if isinstance(theirs, (int, float)) and donor.epoch is not None and here is not None:
-            count = round(theirs * (here + 1) / (donor.epoch + 1))
+            count = rounded(theirs * (here + 1) / (donor.epoch + 1))
+            if count is None:
+                continue
             case.put("updates", count)
             case.do("no-ema-counter", f"updates {count}, from {donor.name}'s {theirs:g}", loss=True)
             return
     part = case.part("optimizer")
     steps = [case.found.number(state["step"]) for state in part.state.values() if "step" in state] if part else []
-    known = [round(step) for step in steps if isinstance(step, (int, float))]
+    known = [count for step in steps if isinstance(step, (int, float)) and (count := rounded(step)) is not None]
     count = max(known, default=0) or TYPICAL_UPDATES * ((here or 0) + 1)
     source = "the optimizer's own count of steps" if known else f"an estimate: {TYPICAL_UPDATES} for each epoch"
     case.put("updates", count)
