@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ckpt_tools.checks.names import counted, few
 from ckpt_tools.conversions.request import Conversion
-from ckpt_tools.findings import writable
+from ckpt_tools.findings import as_text, writable
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of, whole_number
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
@@ -69,7 +69,7 @@ def move_tensors(case: Case, request: Conversion, told: bool = True) -> None:
     for node in graph(case.root):
         if not (isinstance(node, Persistent) and isinstance(node.id, tuple) and len(node.id) >= 5):
             continue
-        kind, key, old = node.id[1], str(node.id[2]), node.id[3]
+        kind, key, old = node.id[1], as_text(node.id[2]), node.id[3]
         new = move(old) if isinstance(old, str) else old
         if new == old:
             continue

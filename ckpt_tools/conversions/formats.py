@@ -12,7 +12,7 @@ from ckpt_tools.checkpoint import LEDGER, Checkpoint
 from ckpt_tools.checkpoint.stream import stream
 from ckpt_tools.checks.content import Content
 from ckpt_tools.container import NewTensor, read_safetensors, safetensors_archive
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.pickles import Call, GlobalRef, Persistent
 from ckpt_tools.pickles.emit import EmitError, emit
 from ckpt_tools.pickles.nodes import Node
@@ -71,15 +71,20 @@ def as_stream(case: Case, output: Path, ledger: bytes) -> Written:
     storages: dict[str, tuple[int, Source, int | None]] = {}
 
     def resolve(node: Persistent) -> Node:
-        if not (isinstance(node.id, tuple) and len(node.id) >= 5 and node.id[0] == "storage"):
-            return node.id
-        kind, key, location, numel = node.id[1:5]
+        match node.id:
+            case ("storage", kind, str() | int() as key, str() as location, int() as numel, *_):
+                pass
+            case ("storage", *_):
+                raise CkptError(f"{case.name} names a storage in a way torch can't read; `ckpt verify` it")
+            case _:
+                return node.id
+        key = as_text(key)
         if isinstance(kind, GlobalRef) and kind.name == "UntypedStorage":  # the stream's reader wants one with a dtype
             kind = GlobalRef("torch", "ByteStorage", kind.position)
-        if str(key) not in storages:
-            held = _storage(case, kind, str(key), location, numel)
-            storages[str(key)] = (numel, held.source, held.crc)
-        return ("storage", kind, str(key), location, numel, None)
+        if key not in storages:
+            held = _storage(case, kind, key, location, numel)
+            storages[key] = (numel, held.source, held.crc)
+        return ("storage", kind, key, location, numel, None)
 
     try:
         pickle = emit(case.root, resolve)
@@ -94,8 +99,11 @@ def _storage(case: Case, kind: Node, key: str, location: str, numel: int) -> Byt
     dtype = dtype_of_storage_class(kind.module, kind.name) if isinstance(kind, GlobalRef) else None
     found = held[0] if held else StorageRef(key, dtype, location, numel) if dtype else None
     made = case.holding.storage(found) if found is not None else None
-    if made is None:
+    if made is None or dtype is None:
         raise CkptError(f"{case.name}: storage {key} can't be read; `ckpt verify` it")
+    if made.source.size != numel * dtype.size:  # the stream says the number, and is read by it
+        why = f"is to have {as_text(numel)} values and has {made.source.size} bytes"
+        raise CkptError(f"{case.name}: storage {key} {why}; `ckpt verify` it")
     return made
 
 

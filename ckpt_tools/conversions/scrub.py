@@ -11,6 +11,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import ABSOLUTE
 from ckpt_tools.conversions.names import class_lists
 from ckpt_tools.conversions.request import Conversion
+from ckpt_tools.findings import as_text
 from ckpt_tools.pickles import Call, SetNode, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
@@ -153,7 +154,7 @@ class _Scrub:
             if id(value) in self.classes:
                 continue
             empty = personal and (self.is_personal(key, value) or key in git)
-            new = self.emptied(str(key), value) if empty else self.value(str(key), value)
+            new = self.emptied(as_text(key), value) if empty else self.value(as_text(key), value)
             if new is not value:
                 set_item(room, key, new)
         if id(room) not in self.weights and id(room) not in self.attributes:

@@ -19,6 +19,7 @@ __all__ = [
     "Sink",
     "StrictReadError",
     "Verdict",
+    "as_text",
     "collect",
     "decide",
     "escape",
@@ -126,10 +127,15 @@ def writable(value: object) -> object:
     return value
 
 
+def as_text(value: object) -> str:
+    """A key or number from a file as text; words for an integer beyond all bounds."""
+    return value if isinstance(value, str) else str(writable(value))
+
+
 def plain_json(value: Any) -> Any:
     """The same value without numbers that JSON can't hold."""
     if isinstance(value, dict):
-        return {str(key): plain_json(inner) for key, inner in value.items()}
+        return {as_text(key): plain_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_json(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckpt_tools.findings import writable
+from ckpt_tools.findings import as_text, writable
 from ckpt_tools.pickles import Call, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
@@ -215,7 +215,7 @@ def _is_hollow(node: Node) -> bool:
 def _inside(node: Node) -> Iterable[tuple[str, Node]]:
     if isinstance(node, (list, tuple)):
         return ((str(index), child) for index, child in enumerate(node[:WIDEST]))
-    return ((str(key), child) for key, child in pairs_of(node) if isinstance(key, (str, int)))
+    return ((as_text(key), child) for key, child in pairs_of(node) if isinstance(key, (str, int)))
 
 
 def is_args(node: Node) -> bool:
@@ -316,7 +316,7 @@ def _step(key: Node, index: int) -> str:
     """A key as part of a name: a module's own tables add nothing, a key that is an object counts by its place."""
     if key in ("_modules", "_parameters", "_buffers"):
         return ""
-    return str(key) if isinstance(key, (str, int)) else str(index)
+    return as_text(key) if isinstance(key, (str, int)) else str(index)
 
 
 def optimizer_groups(node: Node) -> list[Group]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.checks.values import underflowed_states
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.layouts.parts import dict_of, plain, rounded
 from ckpt_tools.layouts.ultralytics import auto_choices, group_rules
 from ckpt_tools.pickles import Call, pairs_of
@@ -39,7 +39,11 @@ def group_order(case: Case) -> None:
         raise CkptError(f"the optimizer's groups can't be brought into the order of {case.target}")
     optimizer, left_out = made
     case.put(part.path, optimizer)
-    names = [name for name in part.tensors if name.startswith(tuple(f"state.{key}." for key in _keys(case, left_out)))]
+    names = [
+        name
+        for name in part.tensors
+        if name.startswith(tuple(f"state.{as_text(key)}." for key in _keys(case, left_out)))
+    ]
     case.record(part, Outcome.SALVAGED if left_out else Outcome.EDITED, None, names)
     order = "musgd_order" if is_muon(part.groups) else "order"
     listed = ", ".join(group_rules(wanted)[order])
