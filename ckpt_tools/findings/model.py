@@ -19,6 +19,7 @@ __all__ = [
     "Sink",
     "StrictReadError",
     "Verdict",
+    "as_text",
     "collect",
     "decide",
     "escape",
@@ -28,7 +29,7 @@ __all__ = [
     "writable",
 ]
 
-LONGEST_INTEGER = 1024  # bits
+LONGEST_INTEGER = 1000  # bits: less than the largest float has
 LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
 
 
@@ -126,10 +127,15 @@ def writable(value: object) -> object:
     return value
 
 
+def as_text(value: object) -> str:
+    """A key or number from a file as text; words for an integer beyond all bounds."""
+    return value if isinstance(value, str) else str(writable(value))
+
+
 def plain_json(value: Any) -> Any:
     """The same value without numbers that JSON can't hold."""
     if isinstance(value, dict):
-        return {str(key): plain_json(inner) for key, inner in value.items()}
+        return {as_text(key): plain_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_json(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -14,8 +14,9 @@ from ckpt_tools.checkpoint import LEDGER, Checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.container import Member, NewMember, archive, member_source
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.layouts import Recognised
+from ckpt_tools.layouts.parts import whole_number
 from ckpt_tools.pickles import Persistent
 from ckpt_tools.pickles.emit import EmitError, emit
 from ckpt_tools.pickles.nodes import Node
@@ -186,7 +187,8 @@ class _Storages:
         container = draft.checkpoint.container
         self.zipped = container is not None and container.kind == "zip"
         taken = {*container.storage_keys(), *draft.checkpoint.storages} if container is not None and self.zipped else ()
-        self.first = self.next = max((int(key) for key in taken if key.isdecimal() and len(key) < 9), default=-1) + 1
+        numbers = [number for key in taken if (number := whole_number(key)) is not None]
+        self.first = self.next = max(numbers, default=-1) + 1
 
     def resolve(self, node: Persistent) -> Node:
         """The id to write for a reference to a storage; its bytes are noted on the way."""
@@ -200,7 +202,7 @@ class _Storages:
             return ("storage", kind, new, location, numel)
         holding = self.draft.owners.get(id(node), self.draft.holding)
         window = parts[5] if len(parts) > 5 else None
-        storage = _storage_of(holding, str(key), window)
+        storage = _storage_of(holding, as_text(key), window)
         if storage is None:
             return parts
         if holding is self.draft.holding and self.zipped:
@@ -249,9 +251,7 @@ class _Storages:
         """The file's own storages in the order of the file, then the others."""
         container = self.draft.checkpoint.container
         places = {key: container.members[f"data/{key}"].offset for key in container.storage_keys()} if container else {}
-        order = sorted(
-            self.found, key=lambda key: (key not in places, places.get(key, 0), int(key) if key.isdecimal() else 0)
-        )
+        order = sorted(self.found, key=lambda key: (key not in places, places.get(key, 0), whole_number(key) or 0))
         self.found = {key: self.found[key] for key in order}
 
 

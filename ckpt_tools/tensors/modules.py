@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ckpt_tools.findings import as_text
 from ckpt_tools.pickles import Call, GlobalRef, SetNode, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
@@ -87,7 +88,7 @@ def layers(root: Node) -> Iterator[tuple[Layer, bool]]:
             continue
         count += 1
         attributes = attributes_of(node)
-        inside = [(str(key), child) for key, child in pairs_of(attributes.get("_modules"))]
+        inside = [(as_text(key), child) for key, child in pairs_of(attributes.get("_modules"))]
         yield Layer(name, class_name(node), attributes, children=tuple(key for key, _ in inside)), id(node) in seen
         seen.add(id(node))
         prefix = name + "." if name else ""
@@ -101,11 +102,11 @@ def module_tensors(root: Node, tensors: Mapping[int, TensorRef]) -> list[tuple[L
     for layer, _ in found:
         for key, node in pairs_of(layer.attributes.get("_parameters")):
             if id(node) in tensors:
-                layer.parameters[str(key)] = tensors[id(node)]
+                layer.parameters[as_text(key)] = tensors[id(node)]
         passing = set(map(str, set_items(layer.attributes.get("_non_persistent_buffers_set"))))
         for key, node in pairs_of(layer.attributes.get("_buffers")):
             if id(node) in tensors and key not in passing:
-                layer.buffers[str(key)] = tensors[id(node)]
+                layer.buffers[as_text(key)] = tensors[id(node)]
     return found
 
 

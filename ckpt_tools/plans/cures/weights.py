@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import PREFIXES
 from ckpt_tools.checks.values import nonfinite_tensors
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.pickles import is_mapping
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.edits import rename_keys
@@ -41,7 +41,7 @@ def non_finite(case: Case) -> None:
     if part_of is not None:
         bad = nonfinite_tensors(checkpoint, content, part_of)
         keys = {name.split(".")[1] for name in bad if name.startswith("state.")}
-        found = [key for key in part_of.state if str(key) in keys]
+        found = [key for key in part_of.state if as_text(key) in keys]
         if found:
             leave_states_out(case, part_of, found, "they hold NaN or infinity")
 
