@@ -4,7 +4,6 @@ A *finding* is something true of the file and is returned; an *error* is a reaso
 and is raised. Every finding has a code from the one catalogue (:mod:`ckpt_tools.findings.catalogue`).
 """
 
-from ckpt_tools.findings import as_text
 from ckpt_tools.findings.catalogue import BY_CODE, BY_SLUG, CATALOGUE, Code, example, lookup
 from ckpt_tools.findings.model import (
     CkptError,

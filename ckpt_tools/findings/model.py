@@ -128,8 +128,11 @@ def writable(value: object) -> object:
 
 
 def as_text(value: object) -> str:
-    """A key or number from a file as text; words for an integer beyond all bounds."""
-    return value if isinstance(value, str) else str(writable(value))
+    """A key or number from a file as text; words for what is too long or too deep to be written."""
+    try:
+        return value if isinstance(value, str) else str(writable(value))
+    except (ValueError, RecursionError):  # a tuple with such an integer in it, or of tuples in tuples
+        return f"<{type(value).__name__}>"
 
 
 def plain_json(value: Any) -> Any:
@@ -145,7 +148,7 @@ def plain_json(value: Any) -> Any:
 
 def escape(value: object, longest: int = LONGEST_TEXT) -> str:
     """Text from a file made safe for a terminal: control and bidirectional characters escaped, length bounded."""
-    text = value if isinstance(value, str) else str(writable(value))
+    text = as_text(value)
     if len(text) > longest:
         text = text[: longest - 1] + "…"
     if text.isascii() and text.isprintable():
