@@ -108,7 +108,9 @@ REBUILDERS: dict[str, tuple[bytes, tuple[bytes, ...]]] = {
     ),
     "meta": (utils("_rebuild_meta_tensor_no_storage"), META),
     "wrapper": (utils("_rebuild_wrapper_subclass"), (TWO, *WRAPPER)),
-    "cpu copy": (utils("_rebuild_device_tensor_from_cpu_tensor"), (PLAIN, name("torch", "float32"), text("cpu"), FALSE)),
+    "cpu copy": (
+        utils("_rebuild_device_tensor_from_cpu_tensor"), (PLAIN, name("torch", "float32"), text("cpu"), FALSE)
+    ),
     "from_type_v2": (
         name("torch._tensor", "_rebuild_from_type_v2"),
         (utils("_rebuild_tensor_v2"), PARAMETER, items(*STRIDED, FALSE, HOOKS), EMPTY_DICT),
@@ -243,12 +245,12 @@ def cases() -> Iterator[tuple[str, bytes]]:
         yield f"{label}: made, not called", function + items(*arguments) + b"\x81"
         yield f"{label}: by OBJ", b"(" + function + b"".join(arguments) + b"o"
     for size, stride, offset in PLACES:
-        given = (Writer().value(offset), Writer().value(size), Writer().value(stride))
+        place = (Writer().value(offset), Writer().value(size), Writer().value(stride))
         shown = f"{len(size)} dimensions, {stride if len(size) < 9 else ''} from {offset}"
         for label in ("tensor_v2", "qtensor"):
             function, arguments = REBUILDERS[label]
-            yield f"{label} places: {size[:8]} {shown}", call(function, arguments[0], *given, *arguments[4:])
-        yield f"meta places: {size[:8]} {shown}", call(REBUILDERS["meta"][0], META[0], *given[1:], FALSE)
+            yield f"{label} places: {size[:8]} {shown}", call(function, arguments[0], *place, *arguments[4:])
+        yield f"meta places: {size[:8]} {shown}", call(REBUILDERS["meta"][0], META[0], *place[1:], FALSE)
     for dtype in (*DTYPES, *ALIASES, "int4", "uint7", "bit"):
         named = name("torch", dtype)
         for trains in (NONE, FALSE, TRUE):
@@ -263,8 +265,8 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for what, thing in METADATA.items():
         for kind in ("FloatStorage", "ComplexFloatStorage"):
             held = storage(kind, "quints", 4 if kind == "FloatStorage" else 2)
-            given = (held, integer(0), shape_of(2), shape_of(1), FALSE, HOOKS, thing)
-            yield f"metadata {what} of {kind}: right or wrong", call(utils("_rebuild_tensor_v2"), *given)
+            seven = (held, integer(0), shape_of(2), shape_of(1), FALSE, HOOKS, thing)
+            yield f"metadata {what} of {kind}: right or wrong", call(utils("_rebuild_tensor_v2"), *seven)
     for label, (parts, make) in NESTED.items():
         for what, body in _mixed(parts, make):
             yield f"{label}: {what}", body
@@ -276,8 +278,8 @@ def cases() -> Iterator[tuple[str, bytes]]:
         ),
     )
     for what, thing in THINGS.items():
-        given = (thing + BINPERSID, *STRIDED[1:], FALSE, HOOKS)
-        yield f"persistent id: {what} for all of it", call(utils("_rebuild_tensor_v2"), *given)
+        six = (thing + BINPERSID, *STRIDED[1:], FALSE, HOOKS)
+        yield f"persistent id: {what} for all of it", call(utils("_rebuild_tensor_v2"), *six)
 
 
 def holding(body: bytes) -> bytes:

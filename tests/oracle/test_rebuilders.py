@@ -76,8 +76,9 @@ def test_persistent_ids_of_a_stream(tmp_path: Path, step: int) -> None:
 
 
 CONTENTS = (
-    None, b"", b"3", b"3\n", b"1", b"0", b"2", b"10", b"11", b"12", b"-1", b"+3", b" 3", b"3 ", b"\n3", b"\x0b3", b"3\0",
-    b"\x003", b"3x", b"x3", b"0x3", b"0003", b"3.9", b"3e1", b"3_0", b"garbage", b"\xff\xfe", b"3\xff", b"9" * 40,
+    None, b"", b"3", b"3\n", b"1", b"0", b"2", b"10", b"11", b"12", b"-1", b"+3", b" 3", b"3 ", b"\n3", b"\x0b3",
+    b"3\0", b"\x003", b"3x", b"x3", b"0x3", b"0003", b"3.9", b"3e1", b"3_0", b"garbage", b"\xff\xfe", b"3\xff",
+    b"9" * 40,
     b"1" * 5000, b"\xd9\xa3", b"little", b"little\n", b" little", b"big", b"BIG", b"big\0", b"64", b"64\n", b" 64 ",
     b"-64", b"1e3", b"6_4", b"64.0", b"--3",
 )  # fmt: skip
