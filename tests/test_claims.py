@@ -16,7 +16,6 @@ from building import Storage, Tensor, optimizer_of, plain_checkpoint, saved, sav
 from conftest import Write
 from mending import mend, planned, tensors
 
-from ckpt_tools.findings import CkptError
 from ckpt_tools.source import ZeroSource
 from ckpt_tools.verbs.verify import verify
 
@@ -70,8 +69,7 @@ class TestRepair:
         lost = Tensor((2**50,), [1.0] * 4, numel=2**50)
         path = write(plain_checkpoint(model_state_dict=weights(lost=lost)))
         assert planned(path).refused is not None
-        with pytest.raises(CkptError, match="too many to make up"):
-            planned(path, keep_corrupt=True)
+        assert "too many to make up" in str(planned(path, keep_corrupt=True).refused)
 
 
 @pytest.fixture
