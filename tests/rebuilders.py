@@ -247,13 +247,14 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for size, stride, offset in PLACES:
         place = (Writer().value(offset), Writer().value(size), Writer().value(stride))
         shown = f"{len(size)} dimensions, {stride if len(size) < 9 else ''} from {offset}"
-        for label in ("tensor_v2", "qtensor"):
+        allocated = 2**62 in size and 0 not in size  # by torch, to make a quantized tensor
+        for label in ("tensor_v2",) if allocated else ("tensor_v2", "qtensor"):
             function, arguments = REBUILDERS[label]
             yield f"{label} places: {size[:8]} {shown}", call(function, arguments[0], *place, *arguments[4:])
         yield f"meta places: {size[:8]} {shown}", call(REBUILDERS["meta"][0], META[0], *place[1:], FALSE)
     for dtype in (*DTYPES, *ALIASES, "int4", "uint7", "bit"):
         named = name("torch", dtype)
-        for trains in (NONE, FALSE, TRUE):
+        for trains in (NONE, FALSE, TRUE) if dtype in DTYPES else (FALSE,):
             made = call(utils("_rebuild_tensor_v3"), QUINT, integer(0), shape_of(1), shape_of(1), trains, HOOKS, named)
             yield f"v3 of {dtype}: requires_grad {trains!r}", made
             plain = call(utils("_rebuild_tensor_v3"), QUINT, integer(0), shape_of(1), shape_of(1), FALSE, HOOKS, named)
@@ -318,6 +319,7 @@ def legacy_cases() -> Iterator[tuple[str, bytes]]:
         return legacy(mapping(weight=call(utils("_rebuild_tensor_v2"), items(*parts) + BINPERSID, *SMALL)))
 
     SMALL = (integer(0), shape_of(3), shape_of(1), FALSE, HOOKS)
-    yield from _mixed(LEGACY_ID, stream)
+    inside = ("storage", "tensor", "parameter", "HalfStorage")  # things with ids of an archive, or of another length
+    yield from ((what, body) for what, body in _mixed(LEGACY_ID, stream) if not what.endswith(inside))
     for view in VIEWS:
         yield f"the view is {view!r}", stream(*LEGACY_ID[:5], Writer().value(view))

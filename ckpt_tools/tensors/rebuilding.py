@@ -46,6 +46,7 @@ ALIASES = {"float": "float32", "double": "float64", "half": "float16", "int": "i
            "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"}  # fmt: skip
 ODD_DTYPES = frozenset({"bcomplex32", "bit"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)})
 COMPRESSED = frozenset({"sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc"})
+LAYOUTS = COMPRESSED | {"strided", "sparse_coo", "_mkldnn", "jagged"}
 OWN_CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"})
 PER_CHANNEL = frozenset({"per_channel_affine", "per_channel_affine_float_qparams"})
 
@@ -101,7 +102,7 @@ class _Resolver:
             why = f"has the persistent id {described(parts)}, not 'storage' and {self.count - 1} facts"
             raise Misbuilt(argument, why)
         kind, key, location, numel = parts[1:5]
-        if not isinstance(key, (str, int, float, bytes, type(None))):
+        if not isinstance(key, str if self.count == 6 else (str, int, float, bytes, type(None))):
             raise Misbuilt(argument, f"is kept under {described(key)}, which names no member")
         window = _window(parts[5], argument) if self.count == 6 and parts[5] is not None else None
         identity = (type(key), key, window)
@@ -221,7 +222,7 @@ class _Resolver:
         self.gradient(requires_grad, self.dtype(dtype))
         if offset is not None:
             self.number(offset, "storage_offset")
-        if not _layout(layout):
+        if _layout(layout) not in LAYOUTS:
             raise Misbuilt("layout", f"is {described(layout)}, not a layout")
         shape, stride = self.places(size, steps, implied=False, anywhere=True)
         return TensorRef(None, 0, shape, stride, self.dtype(dtype), call, layout="wrapper")
@@ -275,7 +276,7 @@ class _Resolver:
         if inner.layout == "meta":
             raise Misbuilt("data", "is a meta tensor, which has no values to copy")
         dtype = self.dtype(args[1]) if args[1] is not None else inner.dtype
-        if dtype.quantized != inner.dtype.quantized:
+        if dtype != inner.dtype and (dtype.packed or inner.dtype.packed):
             raise Misbuilt("dtype", f"is {dtype}, which a tensor of {inner.dtype} can't be turned into")
         self.gradient(args[3], dtype)
         raise _Unread
@@ -341,7 +342,7 @@ class _Resolver:
                 if count < LIMIT:
                     return size, steps
         shape = self.shape(size, "size")
-        stride = self.sequence(steps, "stride") if steps is not None or not implied else ()
+        stride = self.sequence(steps, "stride") if steps is not None or anywhere else ()
         if not stride and implied:
             stride = contiguous_stride(shape)
         if len(stride) != len(shape):
@@ -628,6 +629,6 @@ def consecutive(data: bytes, most: int) -> Iterator[Pickle]:
 def _window(node: Node, argument: str) -> tuple[str, int, int]:
     """The view part of a legacy persistent id: ``(key, first element, numel)``."""
     match node:
-        case (str() | int() as key, int() as first, int() as count) if first >= 0 and count >= 0:
+        case (str() | int() | None as key, int() as first, int() as count) if first >= 0 and count >= 0:
             return str(key), first, count
     raise Misbuilt(argument, f"is the view {described(node)}, not a key and two numbers")
