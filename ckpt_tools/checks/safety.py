@@ -27,5 +27,4 @@ def check_unknown_code(checkpoint: Checkpoint, context: Context) -> Iterator[Fin
     for package, names in sorted(unknown_packages(checkpoint).items()):
         left = [name for name in names if not trusted(name, context.trust)]
         if left:
-            yield finding("unknown-code", left[0], package=package, names=few(left),
-                          remedy=f"ckpt verify {{path}} --trust {package}")  # fmt: skip
+            yield finding("unknown-code", left[0], package=package, names=few(left))

@@ -14,17 +14,16 @@ from ckpt_tools.findings.model import (
     Verdict,
     collect,
     decide,
-    escape,
     finding,
-    plain_json,
     strict,
-    writable,
 )
+from ckpt_tools.findings.texts import LONGEST_MESSAGE, escape, plain_json, writable
 
 __all__ = [
     "BY_CODE",
     "BY_SLUG",
     "CATALOGUE",
+    "LONGEST_MESSAGE",
     "CkptError",
     "Code",
     "Finding",
