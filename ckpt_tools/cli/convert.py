@@ -180,7 +180,7 @@ def _jobs(paths: list[str], request: Conversion, how: How, out_dir: str | None) 
     names = (*CHECKPOINT_NAMES, SAFETENSORS) if request.to in ("zip", "legacy") else CHECKPOINT_NAMES
     files, many = expand(paths, names)
     if out_dir is not None:
-        return _below(Path(out_dir).expanduser(), files, paths, request), many
+        return _below(Path(os.path.expanduser(out_dir)), files, paths, request), many
     if many and not how.in_place:
         raise CkptError(
             "several files need a place to go: name a folder with --out-dir, or replace them with --in-place"
@@ -188,7 +188,7 @@ def _jobs(paths: list[str], request: Conversion, how: How, out_dir: str | None) 
     if how.in_place:
         real = {Path(file).resolve(): file for file in reversed(files)}  # a file under two names is one
         return [_Job(file, str(path)) for path, file in reversed(real.items())], many
-    return [_Job(file, str(Path(how.output).expanduser()) if how.output else None) for file in files], many
+    return [_Job(file, os.path.expanduser(how.output) if how.output else None) for file in files], many
 
 
 def _below(folder: Path, files: list[str], paths: list[str], request: Conversion) -> list[_Job]:

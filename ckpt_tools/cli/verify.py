@@ -201,7 +201,7 @@ def _next(report: Report) -> str:
         return remarked(again, "a new run from these weights")
     if worst_finding is None or report.verdict in (Verdict.WEIGHTS, Verdict.FINISHED):
         return following("ckpt inspect {path}", path=path)
-    return f"ckpt explain {worst_finding.code}"
+    return following("ckpt explain {code}", code=worst_finding.code)
 
 
 def _print_line(report: Report) -> None:

@@ -11,16 +11,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
 
-from ckpt_tools.findings.texts import as_typed, unprintable
+from ckpt_tools.findings.texts import unprintable
 
 __all__ = ["POSIX", "WINDOWS", "UntypableError", "command", "copying", "filled", "following", "hint", "remarked"]
 
 POSIX, WINDOWS = "posix", "windows"
 HERE = WINDOWS if os.name == "nt" else POSIX
 LONGEST_COMMAND = 8191  # characters cmd takes; the others take more
-LONGEST_NAMED = 80  # characters of a name in the sentence about it
 PLACE = re.compile(r"\{(\w+)\}")
 WITH_PLACE = re.compile(r" ?(\S*\{\w+\}\S*)")
 
@@ -28,7 +26,14 @@ Word = str | os.PathLike[str]  # a path, or any other word, which is left as it 
 
 
 class UntypableError(ValueError):
-    """A name that can't be part of a command; the message says so, and what to do."""
+    """What can't be part of a command. The message says so, without the name: it stands where a command would."""
+
+    def __init__(self, why: str, *, file: bool = True) -> None:
+        super().__init__(f"no command can be given: {why}{', rename the file first' if file else ''}")
+
+
+class _UnprotectedError(ValueError):
+    """A word no quotes protect."""
 
 
 def _posix(word: str) -> str:
@@ -47,7 +52,7 @@ def _windows(word: str) -> str:
     if re.fullmatch(r"[\w.:\\/+-][\w.:\\/+=-]*", word, re.ASCII):
         return word
     if re.search(r"[%$`\"\u201c-\u201e]|\\\Z", word):
-        raise UntypableError(f"no quoting protects {_named(word)} in cmd and PowerShell alike")
+        raise _UnprotectedError
     return f'"{word}"'
 
 
@@ -83,7 +88,7 @@ def filled(template: str, shell: str | None = None, /, **names: Word | Sequence[
 
     made = WITH_PLACE.sub(fill, template)
     if len(made) > LONGEST_COMMAND:
-        raise UntypableError("the command would be too long to be typed: give the file a shorter name first")
+        raise UntypableError("it would be too long to be typed")
     return made
 
 
@@ -96,7 +101,7 @@ def copying(source: Word, place: Word, shell: str | None = None) -> str:
     """The command that copies a file. Raises ``UntypableError``."""
     shell = shell or HERE
     if shell == WINDOWS and re.search(r"[\[\]]", f"{source}{place}"):
-        raise UntypableError("PowerShell takes brackets in the names of files to be copied for a pattern")
+        raise UntypableError("PowerShell takes brackets in the name for a pattern")
     return command(COPY[shell], source, place, shell=shell)
 
 
@@ -131,15 +136,11 @@ def _spelled(value: Word, shell: str, *, first: bool) -> str:
 
 def _quoted(word: str, value: Word, shell: str) -> str:
     """A word quoted for a shell; ``value`` is the name in it."""
-    file = ": rename the file first" if isinstance(value, PurePath) else ""
+    file = not isinstance(value, str)
+    what = "the name" if file else "a value in it"
     if unprintable(word):
-        raise UntypableError(f"{_named(os.fspath(value))} can't be typed{file}")
+        raise UntypableError(f"{what} cannot be typed", file=file)
     try:
         return QUOTING[shell](word)
-    except UntypableError as error:
-        raise UntypableError(f"{error}{file}") from None
-
-
-def _named(text: str) -> str:
-    """The end of a name, where the name of a file stands, with what is not seen escaped."""
-    return as_typed(text if len(text) <= LONGEST_NAMED else f"…{text[1 - LONGEST_NAMED :]}")
+    except _UnprotectedError:
+        raise UntypableError(f"cmd and PowerShell have no quotes that protect {what}", file=file) from None

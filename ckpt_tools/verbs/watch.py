@@ -110,11 +110,11 @@ class Watcher:
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]], options: WatchOptions | None = None) -> None:
-        places = [Path(folder).expanduser() for folder in folders]
+        places = [Path(os.path.expanduser(folder)) for folder in folders]
         self.folders = list({os.path.realpath(place): place for place in places}.values())
         self.options = options = options or WatchOptions()
         self.stop = threading.Event()
-        self._into = options.into.expanduser() if options.into is not None else None
+        self._into = Path(os.path.expanduser(options.into)) if options.into is not None else None
         if self._into is not None:
             _refuse_among_runs(self._into, self.folders)
         self._runs: dict[Path, _Run] = {}
