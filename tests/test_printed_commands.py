@@ -179,7 +179,13 @@ def test_the_stand_ins_notice_what_is_run(shell: Posix, tmp_path: Path) -> None:
 
 
 def test_every_remedy_of_the_catalogue_can_be_filled() -> None:
-    given = {"path": Path("a b.pt"), "folder": Path("a b"), "sibling": Path("c d"), "version": "1 2", "package": "x y"}
+    given: dict[str, str | Path] = {
+        "path": Path("a b.pt"),
+        "folder": Path("a b"),
+        "sibling": Path("c d"),
+        "version": "1 2",
+        "package": "x y",
+    }
     for entry in CATALOGUE:
         typed = filled(entry.remedy, POSIX, **given)
         assert "{" not in typed, entry.slug
@@ -466,7 +472,7 @@ def broken_rules(tree: ast.AST) -> Iterator[str]:
             if node.func.attr == "replace" and isinstance(text, str) and re.fullmatch(r"\{\w+\}", text):
                 yield f"{node.lineno}: {ast.unparse(node)}"
             held = node.func.value
-            if node.func.attr == "format" and isinstance(held, ast.Constant) and BEGUN.search(f"{held.value}\0"):
+            if node.func.attr == "format" and isinstance(held, ast.Constant) and BEGUN.search(f"{held.value!s}\0"):
                 yield f"{node.lineno}: {ast.unparse(node)}"
         elif isinstance(node, ast.Import) and any(alias.name == "shlex" for alias in node.names):
             yield f"{node.lineno}: {ast.unparse(node)}"
