@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from hostile_names import CANARY, TYPABLE, UNTYPABLE
 from shells import BEGINNING, PROGRAMS, Posix, RanError, cmd, commands_in, powershell
 
 from ckpt_tools.cli.app import app
-from ckpt_tools.findings import CATALOGUE, commands
+from ckpt_tools.findings import CATALOGUE, CkptError, commands
 from ckpt_tools.findings.commands import POSIX, WINDOWS, UntypableError, copying, filled, following, hint, remarked
 from ckpt_tools.verbs.watch import Watcher, WatchOptions
 
@@ -179,13 +180,8 @@ def test_the_stand_ins_notice_what_is_run(shell: Posix, tmp_path: Path) -> None:
 
 
 def test_every_remedy_of_the_catalogue_can_be_filled() -> None:
-    given: dict[str, str | Path] = {
-        "path": Path("a b.pt"),
-        "folder": Path("a b"),
-        "sibling": Path("c d"),
-        "version": "1 2",
-        "package": "x y",
-    }
+    given: dict[str, str | Path] = {name: Path(f"{name} x") for name in ("path", "folder", "sibling")}
+    given |= {"version": "1 2", "package": "x y"}
     for entry in CATALOGUE:
         typed = filled(entry.remedy, POSIX, **given)
         assert "{" not in typed, entry.slug
@@ -446,6 +442,33 @@ def test_for_a_name_that_cannot_be_typed_nothing_is_printed_to_paste(
             continue
         assert line.isprintable()
     assert without > 20
+
+
+@posix_only
+@pytest.mark.parametrize("name", ["-'$(touch canary)`touch canary`\\", "~ {folder}", "a\n; touch canary"])
+def test_what_a_training_is_told_can_be_pasted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from ckpt_tools.training import files, writing
+
+    monkeypatch.chdir(tmp_path)
+    folder, file = Path(name), Path(f"{name}.pt")
+    folder.mkdir()
+    file.write_bytes(CONTENTS["foreign"])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    said = [str(writing.failed(folder / "last.pt", full))]
+    with pytest.raises(CkptError) as told_:
+        writing.check_room(folder, 1 << 62)
+    said.append(str(told_.value))
+    with pytest.raises(CkptError) as told_:
+        files.place(file, {}, rng=False, map_location=None, strict=True)
+    said.append(str(told_.value))
+    if "\n" in name:
+        assert all(NO_COMMAND in line and not list(commands_in(line)) for line in said)
+        return
+    lines = [text for line in said for text in commands_in(line)]
+    for shell in SHELLS:
+        calls = Posix(shell, tmp_path.parent / f"{tmp_path.name}-{shell}").run(lines, tmp_path)
+        assert calls == [["ckpt", "prune", f"./{name}"]] * 2 + [["ckpt", "verify", f"./{name}.pt"]]
 
 
 # --- the kind can't come back ---------------------------------------------------------------------
