@@ -232,8 +232,8 @@ def _weights(found: Comparison) -> str:
 
 
 def _next(found: Comparison, again: list[str]) -> str:
-    old = Path(os.path.expanduser(found.old))
-    compared = [_as_given(text) for text in found.situation.config.texts or (found.new,)]
+    old, texts = found.situation.checkpoint.path, found.situation.config.texts
+    compared = [_as_given(text) for text in texts] or [Path(found.new)]
     if found.kind == "checkpoint":
         known = found.same or found.measured
         template = "ckpt inspect {old}" if known else "ckpt diff {old} {compared} {again} --values"

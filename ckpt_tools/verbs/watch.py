@@ -110,7 +110,7 @@ class Watcher:
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]], options: WatchOptions | None = None) -> None:
-        places = [Path(os.path.expanduser(folder)) for folder in folders]
+        places = [Path(folder if os.path.lexists(folder) else os.path.expanduser(folder)) for folder in folders]
         self.folders = list({os.path.realpath(place): place for place in places}.values())
         self.options = options = options or WatchOptions()
         self.stop = threading.Event()
