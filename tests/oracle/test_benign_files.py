@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 import sys
 import threading
 import warnings
@@ -94,7 +95,7 @@ def _check_ways(thing: str, ways: Iterable[str], events: Events, verified: Verif
 
 @pytest.mark.parametrize("first", range(0, STATE_DICTS, BATCH))
 def test_state_dicts_are_not_unsafe(first: int, events: Events, verified: Verify) -> None:
-    ways = list(SAVERS)
+    ways = [way for way in SAVERS if way.startswith(("zip", "stream"))]
     for number, content in enumerate(state_dicts(BATCH, seed=first), first):
         way = ways[number % len(ways)]
         check(SAVERS[way](content), events, verified, f"state dict {number}, {way}")
@@ -138,7 +139,9 @@ CONTENT = checkpoint(torch.nn.Sequential(torch.nn.Linear(3, 2)))
 LINE_ENDS = {
     "zip": lambda: converted(saved(CONTENT)),
     "zip of which the pickle": lambda: with_packed(converted(main_pickle(saved(CONTENT)))),
-    "zip, protocol 0, of which the pickle": lambda: with_packed(converted(main_pickle(saved(CONTENT, pickle_protocol=0)))),
+    "zip, protocol 0, of which the pickle": lambda: with_packed(
+        converted(main_pickle(saved(CONTENT, pickle_protocol=0)))
+    ),
     "stream": lambda: converted(legacy(CONTENT)),
     "stream, protocol 4": lambda: converted(legacy(CONTENT, pickle_protocol=4)),
 }
@@ -147,10 +150,12 @@ LINE_ENDS = {
 @pytest.mark.parametrize("what", LINE_ENDS)
 def test_converted_line_ends_are_damage(what: str, verified: Verify) -> None:
     data = LINE_ENDS[what]()
-    with pytest.raises(Exception):  # noqa: B017 - whatever torch stops at
+    with pytest.raises((RuntimeError, pickle.UnpicklingError, ModuleNotFoundError)):
         load(data)
     report = verified(data)
-    assert report.verdict is Verdict.DAMAGED, [f"{fact.code} {fact.message}" for fact in report.findings if fact.verdict]
+    assert report.verdict is Verdict.DAMAGED, [
+        f"{fact.code} {fact.message}" for fact in report.findings if fact.verdict
+    ]
 
 
 BACKEND = Called("torch.nn.backends.thnn", "_get_thnn_function_backend")
