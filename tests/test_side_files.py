@@ -533,7 +533,8 @@ class TestScrub:
         first = text("/home/me/secret") + b"\x85\x94"
         places = [bytes([number]) for number in range(200)]
         shared = first + b"".join(b"h" + place + b"h" + place + b"\x86\x94" for place in places[1:100])
-        assert "/home/me" not in self.scrubbed(write, tmp_path, shared=Raw(b"\x8c\x00\x94" + shared))
+        shared = b"](\x8c\x00\x94" + shared + b"e"
+        assert "/home/me" not in self.scrubbed(write, tmp_path, shared=Raw(shared))
 
     @pytest.mark.parametrize("depth", [150, 450, 3000])
     def test_json_in_json(self, depth: int, write: Write, tmp_path: Path) -> None:
