@@ -105,6 +105,8 @@ def inert(node: Node) -> bool:
                 return False
         elif not (kind is Call and (result_rule(node) in DATA or is_storage(node) or _frame(node))):
             return False
+        elif node.states and result_rule(node) == "data":
+            waiting.extend(node.states)  # what its class asks of it may come from there
     return True
 
 

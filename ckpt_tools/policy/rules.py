@@ -95,9 +95,14 @@ OWN_HASH = "a key is an object whose class computes its own hash"
 
 
 def plain_hash(key: Node) -> bool:
-    """Whether hashing a key runs no code of a trainer's class (transformers' and torchmetrics' look into the state)."""
+    """Whether hashing a key runs no code of a trainer's class.
+
+    Those of transformers and torchmetrics look into the state; a placement of ``torch.distributed`` that was made
+    without its constructor ends the process.
+    """
     callee = callee_of(key) if isinstance(key, Call) else None
-    return callee is None or rule_of(callee.module, callee.name) != "layer" or callee.module.startswith("torch.")
+    own = callee is not None and rule_of(callee.module, callee.name) in ("layer", "bare")
+    return callee is None or not own or callee.module.startswith(("torch.nn.", "torch.optim."))
 
 
 def _bare(call: Call, uses: Uses) -> str:
