@@ -1,0 +1,850 @@
+"""The real unpickler as an oracle of the policy: nothing may happen on a pickle that is not called unsafe.
+
+A generator writes pickles from the grammar of the policy: the names it knows, the opcodes that call something, states
+that put callables where an opcode or a known function would look a method up. Each is judged; what is not dangerous
+is loaded by CPython's unpickler, and a share of them by ``torch.load``, in a process that can't write, with an audit
+hook. An event there (a file, an import, a command, compiled code), a call of a function that may only be named, and a
+crash are holes. Each is shrunk to the opcodes it needs.
+
+The long form: ``python tests/oracle/unpickling.py --count 200000 --processes 2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import pickle
+import pickletools
+import pkgutil
+import random
+import signal
+import struct
+import sys
+import tempfile
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from building import (
+    APPEND,
+    BINPERSID,
+    BUILD,
+    DUP,
+    EMPTY_DICT,
+    EMPTY_LIST,
+    EMPTY_TUPLE,
+    FALSE,
+    MARK,
+    NEWOBJ,
+    NEWOBJ_EX,
+    NONE,
+    ORDERED_DICT,
+    POP,
+    REDUCE,
+    SETITEM,
+    TRUE,
+    blob,
+    call,
+    integer,
+    items,
+    legacy,
+    listed,
+    name,
+    pickled,
+    shape_of,
+    stack_name,
+    text,
+    torch_zip,
+)
+
+from ckpt_tools.pickles import run
+from ckpt_tools.policy import Tier, judge_pickle, tier_of
+from ckpt_tools.policy.known import CLASS_TREES, ENUMS, KNOWN, REBUILDERS, RULES
+
+APPENDS, SETITEMS, ADDITEMS, OBJ, INST, FROZENSET, EMPTY_SET = b"e", b"u", b"\x90", b"o", b"i", b"\x91", b"\x8f"
+BATCH = 500  # pickles per process: what one leaves behind can't disturb many others
+PATIENCE = 5  # seconds for one pickle
+ROOM = 3 << 30  # bytes of address space beyond what the imports took
+WRAPPED = 40  # every n-th pickle is also put into a file and given to torch.load
+
+# Trainers whose classes are tried, beside those of the policy's exact names; modules that can't be imported are left.
+PACKAGES = ("torch.nn", "torch.optim", "ultralytics.nn", "ultralytics.utils", "torchvision.ops", "torchvision.transforms",
+            "torchvision.models", "lightning.pytorch", "lightning.fabric", "torchmetrics", "accelerate.utils")  # fmt: skip
+MODULES = (
+    "accelerate", "accelerate.data_loader", "accelerate.optimizer", "accelerate.scheduler", "accelerate.state",
+    "transformers.cache_utils", "transformers.configuration_utils", "transformers.feature_extraction_utils",
+    "transformers.generation.configuration_utils", "transformers.image_utils",
+    "transformers.integrations.integration_utils", "transformers.modeling_outputs", "transformers.modeling_utils",
+    "transformers.models.auto.auto_factory", "transformers.models.auto.configuration_auto",
+    "transformers.models.bert_japanese.tokenization_bert_japanese", "transformers.models.biogpt.tokenization_biogpt",
+    "transformers.models.cpm.tokenization_cpm", "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.m2m_100.tokenization_m2m_100", "transformers.models.marian.tokenization_marian",
+    "transformers.models.roformer.tokenization_roformer", "transformers.models.timm_backbone.configuration_timm_backbone",
+    "transformers.models.xlm.tokenization_xlm", "transformers.tokenization_utils_base", "transformers.trainer",
+    "transformers.trainer_callback", "transformers.trainer_utils", "transformers.training_args",
+    # what the names themselves import only when they are used
+    "numpy._core._internal", "numpy._core._methods", "numpy._core._exceptions", "numpy.core.multiarray",
+    "numpy.core.numeric", "torch.distributed.tensor", "torch.distributed.tensor._dtensor_spec",
+    "torch.nested._internal.nested_tensor", "torch.fx.experimental.symbolic_shapes", "torch._dynamo", "unittest.mock",
+    "torch._subclasses.schema_check_mode",
+)  # fmt: skip
+SKIPPED = ("tests", "test_utils", "demos", "__main__", "commands", "testing", "benchmarks", "_inductor", "testers")
+
+# Events that say nothing: the unpickler's own, and looking at attributes.
+QUIET = frozenset(
+    {"pickle.find_class", "object.__getattr__", "object.__setattr__", "object.__delattr__", "sys._getframe",
+     "builtins.id", "array.__new__", "sys.excepthook", "sys.unraisablehook", "gc.get_objects", "time.sleep",
+     "cpython._PySys_ClearAuditHooks"}
+)  # fmt: skip
+
+METHODS = (
+    "__setstate__ append extend add update keys items values get pop setdefault discard remove clear detach to parameters "
+    "modules forward __call__ __reduce__ __class__ __dict__ __getattr__ __len__ __iter__ __hash__ __array__ __init__ device "
+    "dtype shape size numel requires_grad_ _backward_hooks _untyped_storage node is_nested_int bool_ int_ guard_int "
+    "__getinitargs__ __new__ __torch_function__ __fspath__ __index__ close stop release copy reset as_subclass"
+).split()
+
+TROUBLE = name("os", "system")
+COMMAND = text("exit 0")
+EVIL = legacy(call(TROUBLE, COMMAND), keys=EMPTY_LIST, storages=b"")
+HARMLESS = legacy(EMPTY_DICT, keys=EMPTY_LIST, storages=b"")
+LOAD = ("torch.storage", "_load_from_bytes")
+
+
+@dataclass
+class Class:
+    """A class a pickle may name, and the attributes its special methods use."""
+
+    module: str
+    name: str
+    words: tuple[str, ...] = ()
+    bare: bool = True  # whether it can be made without arguments
+
+
+@dataclass
+class Vocabulary:
+    """What the generator may name."""
+
+    classes: list[Class] = field(default_factory=list)
+    busy: list[Class] = field(default_factory=list)  # whose special methods are written in Python
+    functions: list[tuple[str, str]] = field(default_factory=list)
+    known: list[tuple[str, str]] = field(default_factory=list)
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+    signs: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+
+# --- vocabulary -----------------------------------------------------------------------------------
+
+SPECIAL = (
+    "__setstate__ __new__ __setattr__ __getattr__ __del__ __setitem__ __iter__ __len__ __bool__ __hash__ __eq__ __contains__ "
+    "__fspath__ __index__ __int__ __float__ __array__ append extend add keys"
+).split()
+
+
+def imported() -> None:
+    """Import what the names live in, so that a later import is an event."""
+    for package in PACKAGES:
+        with contextlib.suppress(Exception):
+            root = importlib.import_module(package)
+            for found in pkgutil.walk_packages(getattr(root, "__path__", ()), package + ".", onerror=lambda _: None):
+                if not any(part in SKIPPED for part in found.name.split(".")):
+                    _imported(found.name)
+    for module in (*MODULES, *sorted({module for module, _ in KNOWN | set(RULES) | ENUMS})):
+        _imported(module)
+
+
+def _imported(module: str) -> None:
+    with contextlib.suppress(BaseException):
+        importlib.import_module(module)
+
+
+def vocabulary() -> Vocabulary:
+    """The real things behind the policy's names, as far as they are installed."""
+    found = Vocabulary()
+    for module, qualified in sorted(KNOWN | set(RULES) | ENUMS | REBUILDERS):
+        thing = getattr(sys.modules.get(module.replace("__builtin__", "builtins")), qualified, None)
+        if thing is None:
+            continue
+        found.known.append((module, qualified))
+        if isinstance(thing, types.FunctionType):
+            found.functions.append((module, qualified))
+            found.signs[module, qualified] = _words(thing)
+        elif isinstance(thing, type):
+            _note_class(found, module, qualified, thing)
+    for module, content in sorted(sys.modules.items()):
+        if not module.startswith(tuple(tree for tree in CLASS_TREES)) or content is None:
+            continue
+        for qualified, thing in sorted(vars(content).items()):
+            if isinstance(thing, type) and tier_of(module, qualified, True)[0] is Tier.KNOWN:
+                _note_class(found, module, qualified, thing)
+    found.methods.extend(sorted({word for made in found.busy for word in made.words if word.isidentifier()}))
+    return found
+
+
+def _note_class(found: Vocabulary, module: str, qualified: str, thing: type) -> None:
+    import torch
+
+    plain = (object, torch.nn.Module, torch.Tensor, dict, list)
+    words: list[str] = []
+    for owner in thing.__mro__:
+        if owner not in plain:
+            for method in (*SPECIAL, *(("__init__",) if (module, qualified) in KNOWN else ())):
+                words.extend(_words(vars(owner).get(method)))
+            for value in vars(owner).values():
+                if isinstance(value, property) and value.fset is not None:
+                    words.extend((value.fset.__name__, *_words(value.fset)))
+    try:
+        bare = thing.__new__(thing) is not None
+    except Exception:
+        bare = False
+    made = Class(module, qualified, tuple(dict.fromkeys(words)), bare)
+    found.classes.extend([made] * (9 if bare else 1))
+    if words:
+        found.busy.extend([made] * (9 if bare else 1))
+
+
+def _words(function: Any) -> tuple[str, ...]:
+    """The names and short texts in a function's code: the attributes and keys it asks for."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is None:
+        return ()
+    texts = [value for value in code.co_consts if isinstance(value, str) and value.isidentifier()]
+    return (*code.co_names, *texts)
+
+
+# --- generator ------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes one pickle. Bold ones arm nearly everything, shy ones hold at most a single callable."""
+
+    def __init__(self, seed: int, words: Vocabulary) -> None:
+        self.random = random.Random(seed)
+        self.words = words
+        self.memo: list[int] = []
+        self.slots = 0
+        self.room = 40
+        self.boldness = self.random.choice((0.1, 0.3, 0.6, 1.0))
+        self.protocol = self.random.choice((2, 2, 4))
+
+    def pickle(self) -> bytes:
+        scenes: tuple[Callable[[], bytes], ...] = (
+            lambda: self.acted(self.armed(2)),
+            lambda: self.asked(self.armed(2)),
+            lambda: self.asked(self.instance(2)),
+            lambda: self.acted(self.instance(2)),
+            lambda: self.acted(self.thing(0)),
+        )
+        body = b"".join(self.random.choice(scenes)() + POP for _ in range(self.random.choice((1, 1, 2))))
+        return pickled(body + self.value(3), self.protocol)
+
+    def asked(self, made: bytes) -> bytes:
+        """Something a known function or type, or a container's opcode, is given as its first argument."""
+        kind = self.random.randrange(6)
+        if kind == 0:
+            return EMPTY_DICT + made + NONE + SETITEM
+        if kind == 1:
+            return MARK + made + FROZENSET
+        if kind == 2:
+            return self.named(self.random.choice(self.words.known)) + items(made) + NEWOBJ
+        pair = self.random.choice(self.words.known if self.random.random() < 0.5 else self.words.functions)
+        return self.named(pair) + items(made, *(self.value(3) for _ in range(self.random.choice((0, 0, 0, 1, 2, 3))))) + REDUCE
+
+    # what a pickle consists of
+
+    def value(self, depth: int) -> bytes:
+        self.room -= 1
+        if depth > 4 or self.room < 0:
+            return self.constant()
+        kinds = (self.constant, self.constant, lambda: self.thing(depth + 1), lambda: self.thing(depth + 1),
+                 lambda: self.container(depth + 1), self.kept, self.callable)  # fmt: skip
+        return self.random.choice(kinds)()
+
+    def constant(self) -> bytes:
+        choose = self.random.choice
+        return choose(
+            (
+                NONE, TRUE, FALSE, integer(self.random.randint(-2, 9)), EMPTY_TUPLE, EMPTY_DICT, EMPTY_LIST,
+                text(self.any_method()), text("__import__('os').system('exit 0')"), text("nowhere/x.pt"), text("cpu"),
+                text("torch.strided"), blob(EVIL), blob(HARMLESS), items(integer(2), integer(2)), self.named(("torch", "float32")),
+                b"G?\xe0\0\0\0\0\0\0", items(text("x"), integer(1)), listed(items(text("append"), integer(1))),
+                text("MT19937"), text("latin1"), text("f4"), text("O"),
+            )
+        )  # fmt: skip
+
+    def container(self, depth: int) -> bytes:
+        parts = [self.value(depth) for _ in range(self.random.randint(0, 3))]
+        kind = self.random.randrange(6)
+        if kind == 0:
+            return items(*parts)
+        if kind == 1:
+            return listed(*parts)
+        if kind == 2:
+            return EMPTY_SET + MARK + b"".join(parts) + ADDITEMS
+        if kind == 3:
+            return MARK + b"".join(parts) + FROZENSET
+        if kind == 4:
+            return EMPTY_DICT + MARK + b"".join(part + self.constant() for part in parts) + SETITEMS
+        return self.state(depth)
+
+    def any_method(self) -> str:
+        return self.random.choice(METHODS if self.random.random() < 0.7 else self.words.methods)
+
+    def named(self, pair: tuple[str, str]) -> bytes:
+        module, qualified = pair
+        if self.protocol > 2:  # the names of Python 2 are translated in older protocols only
+            module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+        return name(module, qualified) if self.random.random() < 0.7 else stack_name(module, qualified)
+
+    def kept(self) -> bytes:
+        """Something from the memo: the same object a second time."""
+        return b"h" + bytes([self.random.choice(self.memo)]) if self.memo else self.constant()
+
+    def keep(self) -> bytes:
+        self.slots += 1
+        if self.slots > 250:
+            return b""
+        self.memo.append(self.slots)
+        return b"q" + bytes([self.slots])
+
+    # callables
+
+    def callable(self) -> bytes:
+        """A name, a partial or an attribute: what could be called later."""
+        if self.random.random() > self.boldness:
+            return self.constant()
+        kind = self.random.randrange(8)
+        if kind < 2:
+            return self.named(LOAD)
+        if kind == 2:
+            return self.named(self.random.choice(self.words.known))
+        if kind == 3:
+            made = self.random.choice(self.words.classes)
+            return self.named((made.module, made.name))
+        if kind == 4:
+            owner = self.random.choice(self.words.classes)
+            return call(name("builtins", "getattr"), self.named((owner.module, owner.name)), text(self.any_method()))  # fmt: skip
+        return self.partial()
+
+    def partial(self) -> bytes:
+        partial, load = self.named(("functools", "partial")), self.named(LOAD)
+        kind = self.random.randrange(5)
+        if kind == 0:
+            return call(partial, load, blob(EVIL))
+        function, arguments = load, items(blob(EVIL))
+        if kind == 1:
+            function = name("torch._tensor", "_rebuild_from_type_v2")
+            arguments = items(load, name("torch.nn.parameter", "Parameter"), items(blob(EVIL)))
+            first = call(partial, function, name("torch._utils", "_rebuild_tensor_v2"), name("torch", "Tensor"), EMPTY_TUPLE)  # fmt: skip
+        elif kind == 2:
+            pair = self.random.choice(self.words.functions)
+            function, arguments = self.named(pair), items(*(self.value(3) for _ in range(self.random.randint(0, 2))))
+            first = call(partial, function)
+        else:
+            first = call(partial, load, blob(HARMLESS))
+        return first + items(function, arguments, EMPTY_DICT, self.random.choice((NONE, EMPTY_DICT, self.state(3)))) + BUILD  # fmt: skip
+
+    # objects
+
+    def thing(self, depth: int) -> bytes:
+        """A known object, perhaps with a state, or what a known function returns."""
+        self.room -= 1
+        choices: tuple[Callable[[], bytes], ...] = (
+            lambda: self.armed(depth), lambda: self.armed(depth), lambda: self.instance(depth), lambda: self.instance(depth),
+            lambda: self.called(depth), lambda: self.called(depth), self.tensor, lambda: self.persistent(depth),
+        )  # fmt: skip
+        made = self.random.choice(choices)() if depth < 5 and self.room > 0 else self.constant()
+        return made + (self.keep() if self.random.random() < 0.3 else b"")
+
+    CARRIERS = (("argparse", "Namespace"), ("types", "SimpleNamespace"), ("collections", "OrderedDict"),
+                ("torch.nn.modules.container", "Sequential"), ("torch.nn.modules.container", "ModuleDict"),
+                ("ultralytics.utils", "IterableSimpleNamespace"), ("torch", "SymInt"))  # fmt: skip
+
+    def armed(self, depth: int) -> bytes:
+        """An object with callables or objects under the names of methods."""
+        made = Class(*self.random.choice(self.CARRIERS))
+        return self.bare(made, depth) + self.state(depth, METHODS) + BUILD
+
+    def instance(self, depth: int) -> bytes:
+        made = self.random.choice(self.words.busy if self.random.random() < 0.7 else self.words.classes)
+        body = self.bare(made, depth)
+        return body + self.state(depth, made.words) + BUILD if self.random.random() < 0.8 else body
+
+    def bare(self, made: Class, depth: int) -> bytes:
+        """An object made by any of the opcodes and functions that make one."""
+        cls = self.named((made.module, made.name))
+        arguments = [self.value(depth + 2) for _ in range(self.random.choice((0, 0, 0, 0, 0, 0, 1, 2) if made.bare else (1, 1, 2, 3)))]
+        kind = self.random.randrange(16)
+        if kind == 0:
+            return cls + items(*arguments) + REDUCE
+        if kind == 1:
+            return MARK + cls + b"".join(arguments) + OBJ
+        if kind == 2:
+            return MARK + b"".join(arguments) + INST + f"{made.module}\n{made.name}\n".encode()
+        if kind == 3:
+            return cls + items(*arguments) + self.random.choice((EMPTY_DICT, self.state(depth + 2, made.words))) + NEWOBJ_EX  # fmt: skip
+        if kind == 4:
+            base = self.random.choice((("builtins", "object"), ("builtins", "dict"), ("builtins", "list"), (made.module, made.name)))  # fmt: skip
+            return call(name("copyreg", "_reconstructor"), cls, self.named(base), NONE if base[1] == "object" else self.value(depth + 2))
+        if kind == 5:
+            return call(name("copyreg", "__newobj__"), cls, *arguments)
+        if kind == 6:
+            return call(name("copyreg", "__newobj_ex__"), cls, items(*arguments), self.state(depth + 2, made.words))
+        return cls + items(*arguments) + NEWOBJ
+
+    def state(self, depth: int, words: Sequence[str] = ()) -> bytes:
+        """A state: a dict, slots, both, another mapping, or nothing of the kind."""
+        words = words or METHODS
+        pairs = [self.key(words) + self.held(depth, words) for _ in range(self.random.randint(1, 3))]
+        held = EMPTY_DICT + MARK + b"".join(pairs) + SETITEMS
+        kind = self.random.randrange(12)
+        if kind == 0:
+            return items(NONE, held)
+        if kind == 1:
+            return items(EMPTY_DICT, held)
+        if kind == 2:
+            return call(ORDERED_DICT) + MARK + b"".join(pairs) + SETITEMS
+        if kind == 3:
+            return self.value(depth + 1)
+        return held
+
+    def key(self, words: Sequence[str]) -> bytes:
+        word = text(self.random.choice(words or METHODS) if self.random.random() < 0.8 else self.any_method())
+        return call(name("builtins", "str"), word) if self.random.random() < 0.03 else word
+
+    def held(self, depth: int, words: Sequence[str]) -> bytes:
+        """What stands under a key of a state."""
+        kind = self.random.randrange(6)
+        if kind < 2:
+            return self.callable()
+        if kind == 2 and depth < 4:
+            made = Class(*self.random.choice(self.CARRIERS))
+            return self.bare(made, depth + 1) + EMPTY_DICT + self.key(words) + self.callable() + SETITEM + BUILD
+        if kind == 3 and depth < 4:
+            return listed(self.thing(depth + 1))
+        return self.value(depth + 1)
+
+    def called(self, depth: int) -> bytes:
+        """A known function or type, called with whatever there is."""
+        pair = self.random.choice(self.words.known if self.random.random() < 0.5 else self.words.functions)
+        words = self.words.signs.get(pair, ())
+        arguments = [self.held(depth + 1, words or METHODS) for _ in range(self.random.randint(0, 4))]
+        if pair[1].startswith("_rebuild_parameter"):
+            arguments = [self.thing(depth + 1), TRUE, self.random.choice((NONE, call(ORDERED_DICT))), *([self.state(depth)] if "state" in pair[1] else [])]  # fmt: skip
+        elif pair[1].startswith("_rebuild_from_type"):
+            function = self.random.choice(sorted(REBUILDERS))
+            arguments = [self.named(function), name("torch.nn.parameter", "Parameter"), items(*arguments), self.state(depth)]
+        opcode = self.random.choice((REDUCE, REDUCE, REDUCE, NEWOBJ, OBJ))
+        if opcode == OBJ:
+            return MARK + self.named(pair) + b"".join(arguments) + OBJ
+        return self.named(pair) + items(*arguments) + opcode
+
+    def tensor(self) -> bytes:
+        meta = call(name("torch._utils", "_rebuild_meta_tensor_no_storage"), name("torch", "float32"), shape_of(2), shape_of(1), FALSE)  # fmt: skip
+        if self.random.random() < 0.5:
+            return meta
+        return call(name("torch._utils", "_rebuild_parameter_with_state"), meta, TRUE, call(ORDERED_DICT), self.state(3))
+
+    def persistent(self, depth: int) -> bytes:
+        if self.random.random() < 0.5:
+            kind = self.named(("torch", "FloatStorage")) if self.random.random() < 0.8 else self.value(depth + 1)
+            return items(text("storage"), kind, text("0"), text("cpu"), integer(4)) + BINPERSID
+        made = self.random.choice(self.words.classes)
+        target = self.named((made.module, made.name)) if self.random.random() < 0.8 else self.value(depth + 1)
+        return items(text("module"), target, NONE, NONE) + BINPERSID
+
+    # what is done to an object on top of the stack
+
+    def acted(self, made: bytes) -> bytes:
+        for _ in range(self.random.randint(0, 3)):
+            made += self.random.choice(
+                (
+                    lambda: self.random.choice((blob(EVIL), self.value(2))) + APPEND,
+                    lambda: MARK + self.value(2) + self.value(2) + APPENDS,
+                    lambda: MARK + self.random.choice((blob(EVIL), self.value(2))) + ADDITEMS,
+                    lambda: self.value(2) + self.value(2) + SETITEM,
+                    lambda: MARK + self.key(METHODS) + self.held(2, METHODS) + SETITEMS,
+                    lambda: self.random.choice((blob(EVIL), self.state(1), self.state(1))) + BUILD,
+                    lambda: self.state(1) + BUILD,
+                    lambda: DUP + self.state(1) + BUILD + POP,
+                    lambda: self.keep() + POP + self.kept(),
+                    lambda: b"\x85" + self.named(self.random.choice(self.words.known)) + b"0",
+                )
+            )()
+        return made
+
+
+# --- judging and loading ----------------------------------------------------------------------------
+
+
+def unsafe(data: bytes) -> bool:
+    """Whether the policy objects to a pickle, or to bytes it would load as a checkpoint."""
+    judgements, nested = judge_pickle(run(data))
+    return any(found.tier is Tier.DANGEROUS for found in judgements) or EVIL in nested
+
+
+class Seen(BaseException):
+    """Raised where something happens, so that it does not."""
+
+
+class Watch:
+    """The audit hook, and stand-ins for functions that may only be named."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.seen: list[str] = []
+        sys.addaudithook(self._event)
+        self.standins = {LOAD: self._recorder(LOAD)}
+        self.standins.update(
+            {pair: self._recorder(pair) for pair, rule in RULES.items()
+             if rule == "value_only" and isinstance(getattr(sys.modules.get(pair[0]), pair[1], None), types.BuiltinFunctionType | types.FunctionType)}
+        )  # fmt: skip
+
+    def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.on and event not in QUIET:
+            self.note(f"{event} {str(arguments)[:80]}")
+
+    def note(self, what: str) -> None:
+        self.on = False
+        self.seen.append(what)
+        if os.environ.get("TRACE"):
+            import traceback
+            self.seen[-1] += "\n" + "".join(traceback.format_stack()[-12:-2])
+        self.on = True
+        raise Seen(what)
+
+    def _recorder(self, pair: tuple[str, str]) -> Callable[..., Any]:
+        def standin(*arguments: Any, **_: Any) -> Any:
+            if self.on and not (pair == LOAD and arguments == (HARMLESS,)):
+                self.note(f"{'.'.join(pair)} is called")
+            return {}
+
+        return standin
+
+    def load(self, loader: Callable[[bytes], Any], data: bytes) -> list[str]:
+        """What happens while ``data`` is loaded and thrown away again."""
+        self.seen = []
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        self.on = True
+        try:
+            loader(data)
+        except BaseException as error:
+            error.__traceback__ = None
+            error.__context__ = None
+        try:
+            gc.collect(0)
+        finally:
+            self.on = False
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        return [what for what in self.seen if what != "too slow"]
+
+    def plain(self, data: bytes) -> None:
+        """CPython's unpickler, dressed as torch does."""
+        unpickler = Unpickler(io.BytesIO(data), encoding="utf-8")
+        unpickler.watch = self
+        unpickler.load()
+
+
+class Unpickler(pickle.Unpickler):
+    """What ``torch.load`` makes of CPython's unpickler: storages by name, persistent ids of both formats."""
+
+    watch: Watch
+
+    def find_class(self, module: str, qualified: str) -> Any:
+        standin = self.watch.standins.get((module, qualified))
+        return standin if standin is not None else super().find_class(module, qualified)
+
+    def persistent_load(self, saved: Any) -> Any:
+        import torch
+
+        if not isinstance(saved, tuple) or not saved:
+            raise pickle.UnpicklingError("no tuple")
+        if saved[0] == "module":
+            return saved[1]
+        kind, _, _, count = saved[1:5]
+        return torch.storage.TypedStorage(
+            wrap_storage=torch.UntypedStorage(min(int(count), 1 << 16) * 8), dtype=kind.dtype, _internal=True
+        )
+
+
+def wrapped(data: bytes) -> None:
+    """``torch.load`` of a zip archive around the pickle."""
+    import torch
+
+    torch.load(io.BytesIO(torch_zip(data)), weights_only=False, map_location="cpu")
+
+
+def as_legacy(data: bytes) -> None:
+    """``torch.load`` of a stream of pickles, the third of which this is."""
+    import torch
+
+    torch.load(io.BytesIO(legacy(data[2:-1], keys=EMPTY_LIST, storages=b"")), weights_only=False, map_location="cpu")
+
+
+# --- processes --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Hole:
+    """A pickle that is not called unsafe, and what happened when it was loaded."""
+
+    seed: int
+    data: bytes
+    what: str
+
+    @property
+    def kind(self) -> str:
+        """Alike holes have one kind: what happened, and the names and opcodes it took."""
+        opcodes = [(op.name, arg if op.name in ("GLOBAL", "INST") else "") for op, arg, _ in listing(self.data)]
+        return f"{self.what.split(' ')[0]} {opcodes}"
+
+    def shown(self) -> str:
+        out = io.StringIO()
+        with contextlib.suppress(Exception):
+            pickletools.dis(self.data, out)
+        return f"seed {self.seed}: {self.what}\n{self.data.hex()}\n{out.getvalue()}"
+
+
+@dataclass
+class Tally:
+    """What was tried."""
+
+    tried: int = 0
+    unsafe: int = 0
+    whole: int = 0  # loaded to their end without an error
+    holes: list[Hole] = field(default_factory=list)
+    slow: int = 0
+
+
+def listing(data: bytes) -> list[tuple[Any, Any, int]]:
+    """The opcodes, as far as they can be read."""
+    found: list[tuple[Any, Any, int]] = []
+    with contextlib.suppress(Exception):
+        found.extend(pickletools.genops(data))  # type: ignore[arg-type]
+    return found
+
+
+class Zygote:
+    """Imports everything once; forks a process per batch."""
+
+    def __init__(self) -> None:
+        os.environ.update(OMP_NUM_THREADS="1", YOLO_OFFLINE="true", HF_HUB_OFFLINE="1", YOLO_AUTOINSTALL="false")
+        sys.setrecursionlimit(600)
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            imported()
+        import torch
+
+        torch.set_num_threads(1)
+        sys.unraisablehook = lambda _: None
+        self.words = vocabulary()
+        self.watch = Watch()
+        self._warm()
+        gc.collect()
+        gc.freeze()
+
+    def _warm(self) -> None:
+        """Load what is harmless once: what the libraries import late is imported then."""
+        from hostile_samples import BENIGN
+
+        import torch
+
+        for make in BENIGN.values():
+            with contextlib.suppress(Exception):
+                torch.load(io.BytesIO(make()), weights_only=False)
+
+    def forked(self, work: Callable[[int], None]) -> tuple[str, int]:
+        """What ``work`` writes to the descriptor it is given, in a process of its own, and its exit status."""
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(ours)
+            status = 1
+            try:
+                self._confine()
+                work(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(theirs)
+        with os.fdopen(ours, encoding="utf-8") as pipe:
+            said = pipe.read()
+        return said, os.waitpid(child, 0)[1]
+
+    def _confine(self) -> None:
+        import resource
+
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * 4096 if Path("/proc/self/statm").exists() else 0
+        if size:
+            resource.setrlimit(resource.RLIMIT_AS, (size + ROOM,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGALRM, self._late)
+
+    def _late(self, *_: object) -> None:
+        self.watch.seen.append("too slow")
+        raise Seen("too slow")
+
+    def happens(self, data: bytes) -> str:
+        """What happens when a pickle is loaded in a process of its own; empty where nothing does."""
+
+        def work(out: int) -> None:
+            for loader in (self.watch.plain,):
+                seen = self.watch.load(loader, data)
+                if seen:
+                    os.write(out, seen[0].encode("utf-8", "replace"))
+                    return
+
+        said, status = self.forked(work)
+        return said or (f"signal {status & 127}" if status & 127 in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS) else "")
+
+    def batch(self, first: int, last: int) -> tuple[int, dict[str, Any]]:
+        """Try the pickles of these seeds; stops behind the first hole. The next seed, and what was found."""
+
+        def work(out: int) -> None:
+            tally = {"unsafe": 0, "whole": 0, "slow": 0}
+            for seed in range(first, last):
+                os.write(out, f"{seed}\n".encode())
+                data = Writer(seed, self.words).pickle()
+                if unsafe(data):
+                    tally["unsafe"] += 1
+                    continue
+                loaders: list[Callable[[bytes], Any]] = [self.watch.plain]
+                if seed % WRAPPED == 0:
+                    loaders.append(wrapped)
+                elif seed % WRAPPED == 1:
+                    loaders.append(as_legacy)
+                for loader in loaders:
+                    seen = self.watch.load(loader, data)
+                    if seen:
+                        os.write(out, (json.dumps({**tally, "hole": seed, "what": seen[0]}) + "\n").encode())
+                        return
+            os.write(out, (json.dumps(tally) + "\n").encode())
+
+        said, status = self.forked(work)
+        lines = said.splitlines()
+        if lines and lines[-1].startswith("{"):
+            told: dict[str, Any] = json.loads(lines[-1])
+            return (told["hole"] + 1 if "hole" in told else last), told
+        place = int(lines[-1]) if lines else first
+        if status & 127 in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
+            return place + 1, {"hole": place, "what": f"signal {status & 127}"}
+        return place + 1, {"slow": 1}
+
+    def shrunk(self, data: bytes, what: str) -> bytes:
+        """The pickle with every run of opcodes left out that the hole does not need."""
+        if _event(self.happens(data)) != _event(what):
+            return data  # it takes a file around it, or what happened before
+        parts = _parts(data)
+        width = max(1, len(parts) // 2)
+        while width:
+            place = 0
+            while place < len(parts):
+                shorter = parts[:place] + parts[place + width :]
+                smaller = b"".join(shorter)
+                if not unsafe(smaller) and _event(self.happens(smaller)) == _event(what):
+                    parts = shorter
+                else:
+                    place += width
+            width //= 2
+        return b"".join(parts)
+
+
+def _event(what: str) -> str:
+    """What happened, without the parts that differ from one time to the next."""
+    return what[:40].partition(" None")[0]
+
+
+def _parts(data: bytes) -> list[bytes]:
+    places = [place for _, _, place in listing(data)] + [len(data)]
+    return [data[start:end] for start, end in zip(places, places[1:])]
+
+
+def tried(count: int, first: int = 0, step: Callable[[Tally], None] = lambda _: None, most_holes: int = 200) -> Tally:
+    """Try ``count`` pickles, the seeds from ``first`` on, in this process's children."""
+    zygote, tally = Zygote(), Tally()
+    kinds: set[str] = set()
+    seed = first
+    while seed < first + count and len(tally.holes) < most_holes:
+        start = seed
+        seed, told = zygote.batch(seed, min(seed + BATCH, first + count))
+        tally.tried += seed - start
+        tally.unsafe += told.get("unsafe", 0)
+        tally.slow += told.get("slow", 0)
+        if "hole" in told:
+            data = Writer(told["hole"], zygote.words).pickle()
+            hole = Hole(told["hole"], zygote.shrunk(data, told["what"]), told["what"])
+            if hole.kind not in kinds:
+                kinds.add(hole.kind)
+                tally.holes.append(hole)
+        step(tally)
+    return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    asked = parser.parse_args()
+    began = time.monotonic()
+    total = together(asked.count, asked.processes, asked.seed)
+    for hole in total.holes:
+        print(hole.shown())
+    seconds = time.monotonic() - began
+    print(f"{total.tried} pickles in {seconds:.0f} s, {total.unsafe} unsafe, {total.slow} too slow or too large, "
+          f"{len(total.holes)} kinds of holes")  # fmt: skip
+    return 1 if total.holes else 0
+
+
+def together(count: int, processes: int, first: int = 0) -> Tally:
+    """The same in several processes beside each other."""
+    share = -(-count // processes)
+    readers, children = [], []
+    for number in range(processes):
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(ours)
+            found = tried(min(share, count - number * share), first + number * share)
+            told = [found.tried, found.unsafe, found.slow, [(hole.seed, hole.data.hex(), hole.what) for hole in found.holes]]
+            with os.fdopen(theirs, "w", encoding="utf-8") as pipe:
+                json.dump(told, pipe)
+            os._exit(0)
+        os.close(theirs)
+        readers.append(ours)
+        children.append(child)
+    total, kinds = Tally(), set()
+    for reader in readers:
+        with os.fdopen(reader, encoding="utf-8") as pipe:
+            number, dangerous, slow, holes = json.load(pipe)
+        total.tried, total.unsafe, total.slow = total.tried + number, total.unsafe + dangerous, total.slow + slow
+        for seed, data, what in holes:
+            hole = Hole(seed, bytes.fromhex(data), what)
+            if hole.kind not in kinds:
+                kinds.add(hole.kind)
+                total.holes.append(hole)
+    for child in children:
+        os.waitpid(child, 0)
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main())
