@@ -442,8 +442,6 @@ STANDARD_LIBRARY: Mapping[str, Builder] = {
     "eval": calling("builtins", "eval", evaluated),
     "exec": calling("builtins", "exec", code),
     "open": calling("builtins", "open", path, fixed(text("w"))),
-    "eval_only_named": naming("builtins", "eval"),
-    "popen_only_named": naming("subprocess", "Popen"),
     "subprocess_run": calling("subprocess", "run", argv),
     "pty_spawn": calling("pty", "spawn", argv),
     "attrgetter": body(
@@ -743,6 +741,16 @@ BENIGN: Mapping[str, Callable[[], bytes]] = {
     "frozen_set_and_bytearray": good(MARK + integer(1) + b"\x91" + POP + b"\x96" + struct.pack("<Q", 3) + b"abc", 5),
     "dropped_values": good(integer(1) + DUP + POP + POP + MARK + text("x") + b"1" + NONE),
     "views_of_one_storage": good(listed(tensor((2,), (1,)), tensor((2,), (1,), 2), tensor((2, 2), (1, 2)))),
+}
+
+# A name that is only stored runs nothing, whatever it names.
+MENTIONED: Mapping[str, Builder] = {
+    "eval": naming("builtins", "eval"),
+    "popen": naming("subprocess", "Popen"),
+    "any": naming("typing", "Any"),
+    "path_function": naming("os.path", "join"),
+    "torch_hub": naming("torch.hub", "load"),
+    "reduce": naming("functools", "reduce"),
 }
 
 UNKNOWN: Mapping[str, Callable[[], bytes]] = {

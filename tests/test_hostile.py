@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run, Verify, Write
-from hostile_samples import BENIGN, BOMBS, SAMPLES, UNKNOWN
+from hostile_samples import BENIGN, BOMBS, MENTIONED, SAMPLES, UNKNOWN
 
 from ckpt_tools.findings import Verdict
 
@@ -43,6 +43,14 @@ def test_hostile_file_is_unsafe_and_does_not_run(sample: str, quick: bool, verif
 def test_harmless_file_is_not_called_unsafe(sample: str, verified: Verify) -> None:
     report = verified(BENIGN[sample]())
     assert report.verdict is not Verdict.UNSAFE, [fact.message for fact in report.findings]
+
+
+@pytest.mark.parametrize("sample", MENTIONED)
+def test_a_name_that_is_only_mentioned_is_a_note(sample: str, verified: Verify) -> None:
+    report = verified(MENTIONED[sample]("canary"))
+    assert report.verdict is Verdict.WEIGHTS
+    assert [str(fact.severity) for fact in report.findings if fact.slug == "named-only"] == ["note"]
+    assert not [fact for fact in report.findings if fact.slug == "unknown-code"]
 
 
 @pytest.mark.parametrize("sample", UNKNOWN)

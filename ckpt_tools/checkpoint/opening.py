@@ -412,11 +412,11 @@ def _judge(checkpoint: Checkpoint, sink: Sink) -> None:
             sink(finding("dangerous-call", where, what=judgement.what, why=judgement.why))
 
 
-def unknown_packages(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Packages of names nobody knows, with those names: what loading would import."""
+def packages_named(checkpoint: Checkpoint, tier: Tier) -> dict[str, list[str]]:
+    """Packages of the names of one tier, with those names: what loading would import."""
     found: dict[str, list[str]] = {}
     for _, judgement in checkpoint.judgements:
-        if judgement.tier is Tier.UNKNOWN:
+        if judgement.tier is tier:
             name = judgement.what.split("(", 1)[0]
             names = found.setdefault(package_of(name), [])
             if name not in names:

@@ -113,6 +113,10 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT205", "pickle-packed", ERROR, UNSAFE, "{where} is packed by compression method {method}, which torch does not read",
          "torch stores its pickles, zip tools deflate them; another method keeps a scanner from looking inside.",
          "Do not load it.", LOOK),
+    Code("CKPT206", "line-ends-converted", ERROR, DAMAGED, "the line ends of {where} were converted: {why}",
+         "A program that copies text put a carriage return before every newline (FTP in ASCII mode, git without a "
+         "`*.pt binary` attribute, an editor). In a binary file that shifts and changes bytes everywhere.",
+         "Copy the file again from where it is whole, in binary mode.", LOOK),
     # 3 tensors
     Code("CKPT301", "storage-missing", ERROR, DAMAGED, "the bytes of {count} tensors are missing: {tensors}",
          "The object graph names storages that are not in the file. torch says `failed locating file data/N`.", OLDER, REPAIR),
@@ -255,12 +259,15 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT601", "dangerous-call", ERROR, UNSAFE, "loading it would run {what}: {why}",
          "A pickle is a program. This one names something that does more than rebuild tensors and settings.",
          "Do not load it. Get the file from someone you trust.", GLOBALS),
-    Code("CKPT602", "unknown-code", WARNING, None, "loading it imports the package {package} ({names})",
+    Code("CKPT602", "unknown-code", WARNING, None, "loading it runs code of {package} that is not known here ({names})",
          "The file holds objects of classes nobody here knows. Loading imports and runs their code.",
-         "Load it only if the package is yours, or trust it by name.", "ckpt verify {path} --trust {package}"),
+         "Load it only if the code is yours, or trust it by name.", "ckpt verify {path} --trust {package}"),
     Code("CKPT603", "two-readings", ERROR, UNSAFE, "the archive holds two different pickles under one name",
          "One program would read, or scan, another file than the next. Only an attack looks like this.",
          "Do not load it.", LOOK),
+    Code("CKPT604", "named-only", NOTE, None, "it names {names}, which loading does not call",
+         "Settings may hold a type or a function as a value. Loading imports its module and stores the name; it runs nothing.",
+         "Nothing to do.", GLOBALS),
     # 7 portability
     Code("CKPT701", "device-tags", NOTE, None, "tensors are tagged for {devices}",
          "torch.load puts tensors back on the device they were saved from and fails where it doesn't exist, unless "

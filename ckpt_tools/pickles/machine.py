@@ -24,10 +24,11 @@ MOST_DIGITS = 4_000  # of an integer written as decimal text
 LONGEST_FIXED_OPCODE = 9  # bytes: an opcode with an argument of eight
 MOST_KEY_BITS = 1024  # of an integer as a dictionary key: it is shown in decimal
 MOST_WIDE_KEYS = 1_000  # integers over 60 bits as dictionary keys: they can be made to collide
+MOST_NESTED_KEY = 1_000  # parts of a nested tuple used as a key that are looked at
 
 
 class Trouble(Exception):
-    """Why the machine stopped before STOP; ``kind`` is ``cut``, ``broken``, ``limit`` or ``straddle``."""
+    """Why the machine stopped before STOP; ``kind`` is a key of :data:`TROUBLES`."""
 
     def __init__(self, kind: str, message: str, position: int = -1) -> None:
         super().__init__(message)
@@ -42,8 +43,10 @@ class Pickle:
     ``root`` is the object on top at STOP (``None`` when it was not reached; ``rest`` then holds what lay on the
     stack, outermost first, and ``marks`` where on it the contents of each open container begin). ``globals``,
     ``calls``, ``extensions`` and ``mutated`` list everything a real unpickler would have imported, called, looked up or
-    changed, in the order of the file, whether or not it is still reachable from the root. ``end`` is the offset behind
-    the last byte read.
+    changed, in the order of the file, whether or not it is still reachable from the root. ``reopened`` are the objects
+    that got more items or another state after BUILD had given them their attributes, and ``rewritten`` the entries of
+    dictionaries that were set a second time; no pickler writes either. ``persistents`` are all persistent ids.
+    ``end`` is the offset behind the last byte read.
     """
 
     root: Node = None
@@ -57,19 +60,26 @@ class Pickle:
     calls: list[Call] = field(default_factory=list)
     extensions: list[Extension] = field(default_factory=list)
     mutated: list[tuple[Node, int]] = field(default_factory=list)
+    reopened: list[tuple[Call, int]] = field(default_factory=list)
+    rewritten: list[tuple[Node, int]] = field(default_factory=list)
+    persistents: list[Persistent] = field(default_factory=list)
 
 
 class Machine:
-    """The state of a run: stack, marks, memo, and the pickle being filled."""
+    """The state of a run: stacks, memo, and the pickle being filled.
 
-    __slots__ = ("data", "frame_end", "marks", "memo", "odd", "pickle", "position", "stack", "start", "wide_keys")
+    MARK begins a new ``stack`` and puts the one before it on ``outer``, so that no opcode can reach below a mark;
+    both of CPython's unpicklers refuse that, too.
+    """
+
+    __slots__ = ("data", "frame_end", "memo", "odd", "outer", "pickle", "position", "stack", "start", "wide_keys")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.position = 0
         self.start = 0  # of the opcode at work
         self.stack: list[Node] = []
-        self.marks: list[int] = []
+        self.outer: list[list[Node]] = []
         self.memo: dict[int, Node] = {}
         self.pickle = Pickle()
         self.wide_keys = 0
@@ -105,10 +115,17 @@ class Machine:
 
     def since_mark(self) -> list[Node]:
         """Everything above the topmost mark, taken off the stack."""
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
+        items, self.stack = self.stack, self.outer.pop()
         return items
+
+    def left(self) -> tuple[list[Node], list[int]]:
+        """What lies on all stacks, outermost first, and where in it each mark stands."""
+        whole: list[Node] = []
+        marks: list[int] = []
+        for stack in self.outer:
+            whole += stack
+            marks.append(len(whole))
+        return whole + self.stack, marks
 
     def call(self, callee: Node, args: Node, kind: str, kwargs: Node = None) -> None:
         made = Call(callee, args, kind, self.start, kwargs)
@@ -123,11 +140,15 @@ class Machine:
     def key(self, value: Node) -> Node:
         """``value`` as a dictionary key that can be hashed quickly whatever it holds."""
         kind = type(value)
-        if kind is str or kind is GlobalRef or kind is Call:
+        if kind is str or kind is GlobalRef:
+            return value
+        if kind is Call:
+            if value.path in UNHASHABLE:
+                raise Trouble("broken", f"a {value.path} can't be a dictionary key")
             return value
         if kind is tuple:
             flat = len(value) <= 64 and all(type(item) in SCALARS for item in value)
-            return value if flat else Opaque(value)
+            return value if flat else self.opaque(value)
         if kind is int and value.bit_length() > MOST_KEY_BITS:
             return Opaque(value)
         if kind is int and value.bit_length() > 60:
@@ -135,14 +156,40 @@ class Machine:
             if self.wide_keys > MOST_WIDE_KEYS:
                 raise Trouble("limit", "too many very large integers as dictionary keys")
         if kind in (list, dict, bytearray) or (kind is SetNode and not value.frozen):
-            raise Trouble("broken", f"a {kind.__name__} can't be a dictionary key")
+            raise Trouble("broken", f"a {KIND_NAMES.get(kind, kind.__name__)} can't be a dictionary key")
         return value
+
+    def any_key(self, value: Node) -> Node:
+        """``value`` as a key of an object that need not be a dictionary: an array takes lists."""
+        return Opaque(value) if type(value) in (list, dict, bytearray, SetNode, Call) else self.key(value)
+
+    def opaque(self, value: tuple[Node, ...]) -> Opaque:
+        """A nested tuple as a key: whatever lies in it has to be fit for a key itself."""
+        waiting, seen = list(value), 0
+        while waiting and seen < MOST_NESTED_KEY:
+            item = waiting.pop()
+            seen += 1
+            if type(item) is tuple:
+                waiting.extend(item)
+            else:
+                self.key(item)
+        return Opaque(value)
 
 
 SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+KIND_NAMES = {SetNode: "set"}
+PLAIN_TARGETS = (str, int, float, bytes, tuple, dict, list, SetNode, type(None))
+
+# Types whose instances have no hash, so that no key may be one.
+UNHASHABLE = frozenset({
+    "collections.OrderedDict", "collections.defaultdict", "collections.Counter", "collections.deque",
+    "argparse.Namespace", "types.SimpleNamespace", "builtins.bytearray", "__builtin__.bytearray",
+    "__builtin__.set", "builtins.set", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+})  # fmt: skip
 
 
-TROUBLES = {"cut": "pickle-cut", "broken": "pickle-broken", "limit": "beyond-limits", "straddle": "frame-straddled"}
+TROUBLES = {"cut": "pickle-cut", "broken": "pickle-broken", "limit": "beyond-limits", "straddle": "frame-straddled",
+            "line-ends": "line-ends-converted"}  # fmt: skip
 
 
 def read_pickle(data: bytes, sink: Sink, where: str = "data.pkl") -> Pickle:
@@ -183,7 +230,7 @@ def run(data: bytes) -> Pickle:
         pickle.trouble.__traceback__ = pickle.trouble.__context__ = None  # they would keep the whole run alive
         if pickle.trouble.position < 0:
             pickle.trouble.position = max(machine.start, machine.position if pickle.trouble.kind == "cut" else 0)
-        pickle.rest, pickle.marks = machine.stack, machine.marks
+        pickle.rest, pickle.marks = machine.left()
     pickle.end = machine.position
     return pickle
 
@@ -195,8 +242,8 @@ def _reason(error: Exception) -> str:
 
 
 def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent opcodes, in order of frequency
-    data, stack, memo, marks = machine.data, machine.stack, machine.memo, machine.marks
-    push, pop, calls = stack.append, stack.pop, machine.pickle.calls
+    data, stack, memo, outer = machine.data, machine.stack, machine.memo, machine.outer
+    push, pop, calls, persistents = stack.append, stack.pop, machine.pickle.calls, machine.pickle.persistents
     position = 0
     boundary = len(data)
     for count in range(MOST_OPCODES):
@@ -226,14 +273,16 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
                 raise Trouble("cut", "a string goes beyond the end", start)
             push(data[begin:position].decode("utf-8", "surrogatepass"))
         elif op == 0x28:  # MARK
-            marks.append(len(stack))
+            outer.append(stack)
+            stack = machine.stack = []
+            push, pop = stack.append, stack.pop
         elif op == 0x4B:  # BININT1
             push(data[position])
             position += 1
         elif op == 0x74:  # TUPLE
-            mark = marks.pop()
-            made = tuple(stack[mark:])
-            del stack[mark:]
+            made = tuple(stack)
+            stack = machine.stack = outer.pop()
+            push, pop = stack.append, stack.pop
             push(made)
         elif op == 0x52:  # REDUCE
             args = pop()
@@ -241,7 +290,8 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             calls.append(call)
             stack[-1] = call
         elif op == 0x51:  # BINPERSID
-            stack[-1] = Persistent(stack[-1], start)
+            stack[-1] = persistent = Persistent(stack[-1], start)
+            persistents.append(persistent)
         elif op == 0x29:  # EMPTY_TUPLE
             push(())
         elif op == 0x85:  # TUPLE1
@@ -276,6 +326,8 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
         elif op == 0x2E:  # STOP
             machine.position, machine.start = position, start
             machine.pickle.opcodes = count
+            if position < machine.frame_end:
+                machine.note("straddle", "its last frame goes on behind its end", start)
             return
         else:
             action = OPCODES.get(op)
@@ -284,6 +336,9 @@ def _loop(machine: Machine) -> None:  # noqa: PLR0912, PLR0915 - the frequent op
             machine.position, machine.start = position, start
             action(machine)
             position = machine.position
+            if stack is not machine.stack:
+                stack = machine.stack
+                push, pop = stack.append, stack.pop
             if op == 0x95:
                 boundary = machine.frame_end
         if position > boundary:
@@ -313,12 +368,20 @@ def _obj(m: Machine) -> None:
 
 
 def _inst(m: Machine) -> None:
-    callee = m.name(_text(m.line()), _text(m.line()))
+    callee = _named(m)
     m.call(callee, tuple(m.since_mark()), "inst")
 
 
 def _global(m: Machine) -> None:
-    m.stack.append(m.name(_text(m.line()), _text(m.line())))
+    m.stack.append(_named(m))
+
+
+def _named(m: Machine) -> GlobalRef:
+    """The name on the next two lines. One with a carriage return can't be imported: nothing behind it is reached."""
+    module, name = _text(m.line()), _text(m.line())
+    if module.endswith("\r") or name.endswith("\r"):
+        raise Trouble("line-ends", f"the name {module.strip()}.{name.strip()} ends in a carriage return", m.start)
+    return m.name(module, name)
 
 
 def _stack_global(m: Machine) -> None:
@@ -334,22 +397,38 @@ def _text(line: bytes) -> str:
 def _build(m: Machine) -> None:
     state, target = m.stack.pop(), m.stack[-1]
     if isinstance(target, Call):
+        _reopening(m, target)
         target.states = [*(target.states or ()), state]
-    else:
-        m.pickle.mutated.append((target, m.start))
+    elif state is not None and state != (None, {}):
+        _mutate(m, target, "attributes", PLAIN_TARGETS)
 
 
-def _add(m: Machine, items: list[Node]) -> None:
+def _extend(m: Machine, items: list[Node]) -> None:
+    """APPEND and APPENDS: a list takes them itself, any other object by a method of its own."""
     target = m.stack[-1]
     if isinstance(target, list):
         target.extend(items)
-    elif isinstance(target, SetNode):
-        target.items.extend(items)
-    elif isinstance(target, Call):
+    else:
+        _collect(m, target, items)
+
+
+def _add(m: Machine, items: list[Node]) -> None:
+    """ADDITEMS: a set takes them itself, any other object by a method of its own."""
+    target = m.stack[-1]
+    if isinstance(target, SetNode) and not target.frozen:
+        target.items.extend(_hashable(m, items))
+    else:
+        _collect(m, target, items)
+
+
+def _collect(m: Machine, target: Node, items: list[Node]) -> None:
+    if isinstance(target, Call):
+        if items:
+            _reopening(m, target)
         target.items = target.items if target.items is not None else []
         target.items.extend(items)
-    else:
-        m.pickle.mutated.append((target, m.start))
+    elif items:
+        _mutate(m, target, "items", PLAIN_TARGETS)
 
 
 def _set(m: Machine, items: list[Node]) -> None:
@@ -358,17 +437,41 @@ def _set(m: Machine, items: list[Node]) -> None:
     target = m.stack[-1]
     if isinstance(target, dict):
         for index in range(0, len(items), 2):
-            target[m.key(items[index])] = items[index + 1]
+            key = m.key(items[index])
+            if key in target:
+                m.pickle.rewritten.append((key, m.start))
+            target[key] = items[index + 1]
     elif isinstance(target, Call):
+        if items:
+            _reopening(m, target)
         target.pairs = target.pairs if target.pairs is not None else []
-        target.pairs.extend(zip(map(m.key, items[::2]), items[1::2]))
-    else:
-        m.pickle.mutated.append((target, m.start))
+        target.pairs.extend(zip(map(m.any_key, items[::2]), items[1::2]))
+    elif items:
+        _mutate(m, target, "entries", tuple(kind for kind in PLAIN_TARGETS if kind is not list))
+
+
+def _reopening(m: Machine, target: Call) -> None:
+    if target.states is not None:
+        m.pickle.reopened.append((target, m.start))
+
+
+def _mutate(m: Machine, target: Node, what: str, refused_by: tuple[type, ...]) -> None:
+    """Note a change of something that isn't made by this pickle, or not in this way; some plain data refuses it."""
+    if isinstance(target, refused_by):
+        raise Trouble("broken", f"a {type(target).__name__} can't be given {what}")
+    m.pickle.mutated.append((target, m.start))
+
+
+def _hashable(m: Machine, items: list[Node]) -> list[Node]:
+    """The members of a set, which have to be fit for keys."""
+    for item in items:
+        m.key(item)
+    return items
 
 
 def _append(m: Machine) -> None:
     item = m.stack.pop()
-    _add(m, [item])
+    _extend(m, [item])
 
 
 def _setitem(m: Machine) -> None:
@@ -382,15 +485,39 @@ def _dict(m: Machine) -> None:
     _set(m, items)
 
 
+def _list(m: Machine) -> None:
+    items = m.since_mark()
+    m.stack.append(items)
+
+
+def _frozenset(m: Machine) -> None:
+    items = _hashable(m, m.since_mark())
+    m.stack.append(SetNode(items, frozen=True))
+
+
 def _integer(text: bytes) -> int:
     if len(text) > MOST_DIGITS:
         raise Trouble("limit", f"an integer written in {len(text)} digits")
-    return int(text)
+    return int(_before_nul(text))
+
+
+def _number(text: bytes) -> int:
+    """An integer in any base, as CPython's C unpickler reads INT and LONG: ``0x10``, ``010`` (octal), ``0b1``."""
+    if len(text) > MOST_DIGITS:
+        raise Trouble("limit", f"an integer written in {len(text)} digits")
+    digits = _before_nul(text).strip()
+    octal = digits.lstrip(b"+-").startswith(b"0") and digits.lstrip(b"+-").isdigit()
+    return int(digits, 8 if octal else 0)
+
+
+def _before_nul(text: bytes) -> bytes:
+    """Where the C unpickler stops reading a number."""
+    return text.split(b"\0", 1)[0]
 
 
 def _int(m: Machine) -> None:
     text = m.line()
-    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _integer(text))
+    m.stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else _number(text))
 
 
 def _string(m: Machine) -> None:
@@ -408,14 +535,16 @@ def _python2_text(raw: bytes) -> str:
 
 
 def _persistent_text(m: Machine) -> None:
-    m.stack.append(Persistent(_text(m.line()), m.start))
+    made = Persistent(_text(m.line()), m.start)
+    m.pickle.persistents.append(made)
+    m.stack.append(made)
 
 
 def _pop(m: Machine) -> None:
-    if m.marks and m.marks[-1] == len(m.stack):
-        m.marks.pop()
-    else:
+    if m.stack:
         m.stack.pop()
+    else:
+        m.since_mark()
 
 
 def _pop_mark(m: Machine) -> None:
@@ -472,14 +601,14 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
     0x93: _stack_global,
     ord(b"b"): _build,
     ord(b"a"): _append,
-    ord(b"e"): lambda m: _add(m, m.since_mark()),
+    ord(b"e"): lambda m: _extend(m, m.since_mark()),
     0x90: lambda m: _add(m, m.since_mark()),  # ADDITEMS
     ord(b"s"): _setitem,
     ord(b"u"): lambda m: _set(m, m.since_mark()),
     ord(b"d"): _dict,
-    ord(b"l"): lambda m: m.stack.append(m.since_mark()),
+    ord(b"l"): _list,
     0x8F: lambda m: m.stack.append(SetNode([], frozen=False)),  # EMPTY_SET
-    0x91: lambda m: m.stack.append(SetNode(m.since_mark(), frozen=True)),  # FROZENSET
+    0x91: _frozenset,
     ord(b"P"): _persistent_text,
     ord(b"0"): _pop,
     ord(b"1"): _pop_mark,
@@ -487,10 +616,10 @@ OPCODES: dict[int, Callable[[Machine], None]] = {
     ord(b"p"): _put,
     ord(b"g"): lambda m: m.stack.append(m.memo[_integer(m.line())]),
     ord(b"I"): _int,
-    ord(b"L"): lambda m: m.stack.append(_integer(m.line().rstrip(b"L"))),
+    ord(b"L"): lambda m: m.stack.append(_number(m.line().removesuffix(b"L"))),
     0x8A: _sized(1, _long),
     0x8B: _sized(4, _long),
-    ord(b"F"): lambda m: m.stack.append(float(m.line())),
+    ord(b"F"): lambda m: m.stack.append(float(_before_nul(m.line()))),
     ord(b"S"): _string,
     ord(b"T"): _sized(4, _python2_text),
     ord(b"U"): _sized(1, _python2_text),

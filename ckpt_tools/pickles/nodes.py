@@ -144,7 +144,10 @@ class Opaque:
         self.value = value
 
 
-ORDERED_DICTS = frozenset({("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter")})
+ORDERED_DICTS = frozenset({
+    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "Counter"), ("builtins", "dict"),
+    ("__builtin__", "dict"),
+})  # fmt: skip
 
 
 def is_mapping(node: Node) -> bool:
@@ -166,14 +169,15 @@ def pairs_of(node: Node) -> Iterable[tuple[Node, Node]]:
         return node.items()
     if not isinstance(node, Call) or not is_mapping(node):
         return ()
-    if node.pairs:
-        return node.pairs
     first = node.args[0] if isinstance(node.args, tuple) and node.args else ()
+    if not first:
+        return node.pairs or ()
+    given: Iterable[tuple[Node, Node]] = ()
     if isinstance(first, dict):
-        return first.items()
-    if isinstance(first, list):
-        return [(item[0], item[1]) for item in first if isinstance(item, (list, tuple)) and len(item) == 2]
-    return ()
+        given = first.items()
+    elif isinstance(first, (list, tuple)):
+        given = [(item[0], item[1]) for item in first if isinstance(item, (list, tuple)) and len(item) == 2]
+    return [*given, *node.pairs] if node.pairs else given
 
 
 def children(node: Node) -> Iterator[Node]:

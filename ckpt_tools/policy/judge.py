@@ -1,50 +1,26 @@
-"""The judge: what loading a pickle would import and call, in three tiers.
+"""The judge: what loading a pickle would import and call.
 
-*known* names rebuild plain data, tensors and layers; *unknown* ones are user code; *dangerous* ones do more than
-rebuild objects. It is an allow-list: what is not listed is never known.
+*known* names rebuild plain data, tensors and layers; *mentioned* ones are of the standard library or a well-known
+package and are not called; *unknown* ones are user code; *dangerous* is what does more than rebuild objects. The judge
+looks at every call the opcodes make, and at those Python makes by itself on the way: a method of an object that BUILD,
+APPENDS or a known function looks up on the instance.
 """
 
 from __future__ import annotations
 
-import functools
+import ast
 import re
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from ckpt_tools.pickles import Call, GlobalRef, Pickle
-from ckpt_tools.pickles.nodes import Node, is_mapping
-from ckpt_tools.policy.known import (
-    BIT_GENERATORS,
-    CLASS_TREES,
-    ENUMS,
-    KNOWN,
-    OLD_STDLIB,
-    REBUILDERS,
-    RULES,
-    WELL_KNOWN,
-)
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
+from ckpt_tools.pickles.nodes import Node, is_mapping, pairs_of
+from ckpt_tools.policy.kinds import inert, is_storage, live, result_rule
+from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, SHARED
+from ckpt_tools.policy.names import Tier, callable_tree, package_of, rule_of, tier_of, well_known
+from ckpt_tools.policy.rules import RULES, Uses, handed_over, running, state_problem
 
 __all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of", "well_known"]
-
-STDLIB = frozenset(sys.stdlib_module_names) | OLD_STDLIB
-MOST_ELEMENTS = 1 << 24
-MOST_ARGUMENTS = 100_000
-TENSOR_CALLS = REBUILDERS - {("torch._utils", "_rebuild_wrapper_subclass")}
-GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
-IDENTIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-TREES = re.compile("(" + "|".join(re.escape(tree) for tree in CLASS_TREES) + r")(\.|$)")
-CONTAINERS = frozenset({"dict", "list", "set", "tuple", "frozenset", "int", "float", "str", "bool", "bytes", "slice",
-                        "complex", "range", "object", "type", "NoneType", "OrderedDict", "bytearray"})  # fmt: skip
-
-
-class Tier(str, Enum):
-    """How far a name is trusted."""
-
-    KNOWN = "known"
-    UNKNOWN = "unknown"
-    DANGEROUS = "dangerous"
 
 
 @dataclass(frozen=True)
@@ -57,79 +33,72 @@ class Judgement:
     position: int
 
 
-@dataclass
-class _Uses:
-    """What one pickle does with its names."""
-
-    called: set[int] = field(default_factory=set)  # ids of GlobalRefs that are called, also at second hand
-    calls: dict[int, Call] = field(default_factory=dict)  # id of the GlobalRef -> its first call
-    found: list[Judgement] = field(default_factory=list)
-    nested: list[bytes] = field(default_factory=list)
-    fetches: bool = False  # whether getattr is named at all
-
-
-def package_of(module: str) -> str:
-    """The top-level package a module belongs to: what loading would import."""
-    return module.split(".", 1)[0]
-
-
-def well_known(module: str) -> bool:
-    """Whether a module is the standard library's or a well-known package's."""
-    return package_of(module) in STDLIB or package_of(module) in WELL_KNOWN
-
-
-@functools.lru_cache(maxsize=4096)
-def tier_of(module: str, name: str, called: bool) -> tuple[Tier, str]:
-    """The tier of a name and, for the last two, the reason. ``called`` counts any use that runs it."""
-    if (module, name) in KNOWN or (module, name) in RULES:
-        return Tier.KNOWN, ""
-    if not IDENTIFIER.fullmatch(module) or not IDENTIFIER.fullmatch(name):
-        return Tier.DANGEROUS, "it is no name Python could have written"
-    package = package_of(module)
-    if package in STDLIB and package != "__main__":
-        return Tier.DANGEROUS, "it belongs to the standard library and is no plain data"
-    inside = name.split(".")
-    if len(inside) > 1 and (package in WELL_KNOWN or TREES.match(module) or not all(map(_capwords, inside))):
-        return Tier.DANGEROUS, "the dotted name reaches into another object"
-    if _capwords(name) and TREES.match(module):
-        return Tier.KNOWN, ""
-    if package == "__torch__":  # TorchScript's own type names
-        return Tier.KNOWN, ""
-    if package in WELL_KNOWN and called and not _capwords(name):
-        return Tier.DANGEROUS, f"it calls a function of {package} that rebuilds no data"
-    return Tier.UNKNOWN, f"loading would import {package}"
-
-
-def _capwords(name: str) -> bool:
-    """Whether a name is spelt like a class: ``Conv2d``, ``_BatchNorm``, ``C2f``."""
-    return name.lstrip("_")[:1].isupper()
-
-
 def judge_pickle(pickle: Pickle) -> tuple[list[Judgement], list[bytes]]:
     """Everything in the pickle that is not known, and the byte strings it would load as checkpoints themselves."""
-    uses = _Uses(fetches=any(ref.name == "getattr" for ref in pickle.globals))
-    for call in pickle.calls:
-        _judge_call(call, uses)
-    for target, position in pickle.mutated:
-        what = target.path if isinstance(target, GlobalRef) else type(target).__name__
-        if isinstance(target, GlobalRef):
-            uses.found.append(Judgement(Tier.DANGEROUS, what, "it changes a module or class in place", position))
-    for call in pickle.calls if uses.fetches else ():
-        if call.path in GETATTR and (call.states or call.items or call.pairs):
-            why = "it changes an attribute fetched by name"
-            uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
-    for extension in pickle.extensions:
-        why = "what an extension code means depends on the reading program"
-        uses.found.append(Judgement(Tier.DANGEROUS, f"extension {extension.code}", why, extension.position))
+    uses = Uses()
+    found = list(_dangers(pickle, uses))
     seen: set[tuple[str, str, bool]] = set()
     for ref in pickle.globals:
-        _judge_global(ref, uses, seen)
-    return uses.found, uses.nested
+        found += _of_name(ref, uses, seen)
+    return found, uses.nested
 
 
-def _judge_global(ref: GlobalRef, uses: _Uses, seen: set[tuple[str, str, bool]]) -> None:
+def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
+    rebuilders = {id(ref) for ref in pickle.globals if rule_of(ref.module, ref.name) == "rebuilder"}
+    for call in pickle.calls:
+        if id(call.callee) in rebuilders and call.states is None and _usual(call.args):
+            continue  # nearly every call of a checkpoint
+        for why in _of_call(call, uses):
+            yield Judgement(Tier.DANGEROUS, _shown(call), why, call.position)
+    for target, position in pickle.mutated:
+        what = target.path if isinstance(target, GlobalRef) else type(target).__name__
+        yield Judgement(Tier.DANGEROUS, what, "it changes something that this file did not make", position)
+    for call, position in pickle.reopened:
+        yield Judgement(Tier.DANGEROUS, _shown(call), "it changes an object again that was complete", position)
+    for key, position in pickle.rewritten:
+        yield Judgement(Tier.DANGEROUS, _shown(key), "one entry of a dictionary is set twice", position)
+    for persistent in pickle.persistents:
+        if not is_storage(persistent) and not _plain_reference(persistent):
+            why = "a reference out of the pickle is no storage, and not only data"
+            yield Judgement(Tier.DANGEROUS, "a persistent id", why, persistent.position)
+    for extension in pickle.extensions:
+        why = "what an extension code means depends on the reading program"
+        yield Judgement(Tier.DANGEROUS, f"extension {extension.code}", why, extension.position)
+
+
+def _plain_reference(persistent: Persistent) -> bool:
+    """Whether a persistent id that names no storage at least holds no objects; the class of a module may be one."""
+    parts = persistent.id if isinstance(persistent.id, tuple) else (persistent.id,)
+    if parts[:1] == ("module",) and len(parts) > 1 and isinstance(parts[1], GlobalRef):
+        parts = parts[2:]
+    return all(type(part) in SIMPLE or type(part) is GlobalRef or inert(part) for part in parts)
+
+
+SIMPLE = frozenset({type(None), bool, int, float, str})
+
+
+def _usual(args: Node) -> bool:
+    """Whether a tensor is rebuilt as nearly always: from a storage or another tensor, numbers, and no hooks."""
+    if not isinstance(args, tuple):
+        return False
+    for part in args:
+        kind = type(part)
+        if kind in SIMPLE or (kind is Persistent and is_storage(part)):
+            continue
+        if kind is tuple and all(type(item) is int for item in part):
+            continue
+        if kind is Call and not part.args and not part.pairs and part.states is None and part.path == EMPTY:
+            continue
+        return False
+    return True
+
+
+EMPTY = "collections.OrderedDict"
+
+
+def _of_name(ref: GlobalRef, uses: Uses, seen: set[tuple[str, str, bool]]) -> Iterator[Judgement]:
     if ref.computed:
-        uses.found.append(Judgement(Tier.DANGEROUS, "a computed name", "its parts are not constants", ref.position))
+        yield Judgement(Tier.DANGEROUS, "a computed name", "its parts are not constants", ref.position)
         return
     called = id(ref) in uses.called
     if (ref.module, ref.name, called) in seen:
@@ -138,212 +107,175 @@ def _judge_global(ref: GlobalRef, uses: _Uses, seen: set[tuple[str, str, bool]])
     tier, why = tier_of(ref.module, ref.name, called)
     if tier is not Tier.KNOWN:
         call = uses.calls.get(id(ref))
-        uses.found.append(Judgement(tier, _shown(call) if call else ref.path, why, ref.position))
+        yield Judgement(tier, _shown(call) if call else ref.path, why, ref.position)
 
 
-def _judge_call(call: Call, uses: _Uses) -> None:
+def _of_call(call: Call, uses: Uses) -> Iterator[str]:
+    """What is wrong with a call, and with what is done to its result."""
     callee = call.target
-    if callee is not None and (callee.module, callee.name) in TENSOR_CALLS and not uses.fetches:
-        return  # nearly every call of a checkpoint; these run nothing they are given
-    if callee is None and _dill_container(call, uses):
-        return
     if callee is None:
-        why = "it calls something that is computed while loading"
-        uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
+        if not _computed_data(call, uses):
+            yield "it calls something that is computed while loading"
         return
-    if id(callee) not in uses.called:
-        uses.called.add(id(callee))
-        uses.calls.setdefault(id(callee), call)
-    rule = _rule_of(callee.module, callee.name)
-    problem = _rules[rule](call, uses) if rule else ""
-    if rule != "built_bare":
-        uses.called.update(map(id, _names_handed_over(call)))
-    if problem or (uses.fetches and _hands_attribute_over(call)):
-        why = problem or "an attribute fetched by name is handed to a call"
-        uses.found.append(Judgement(Tier.DANGEROUS, _shown(call), why, call.position))
+    uses.call(callee, call)
+    rule = rule_of(callee.module, callee.name)
+    if rule:
+        problem = RULES[rule](call, uses)
+        if problem:
+            yield problem
+    else:
+        yield from _of_unknown_call(call, callee, uses)
+    yield from _afterwards(call, callee, rule)
 
 
-@functools.lru_cache(maxsize=4096)
-def _rule_of(module: str, name: str) -> str:
-    """The rule on the arguments of a call: the name's own, none for plain data, else that of layers."""
-    return RULES.get((module, name)) or ("" if (module, name) in KNOWN else "built_bare")
-
-
-def _dill_container(call: Call, uses: _Uses) -> bool:
-    """``_load_type('set')(…)``: dill's way of naming a built-in container, which is then called like one."""
+def _computed_data(call: Call, uses: Uses) -> bool:
+    """Calls of a type that was looked up while loading: dill's ``_load_type('set')(…)``, and time zones."""
     maker = call.callee
-    named = isinstance(maker, Call) and maker.path == "dill._dill._load_type" and not _builtin_container(maker, uses)
-    return named and not _modest(call, uses)
+    if not isinstance(maker, Call):
+        return False
+    if result_rule(maker) == "builtin_type":
+        return not RULES["builtin_type"](maker, uses) and maker.args != ("type",) and _made_of_data(call, uses)
+    zone = isinstance(maker.args, tuple) and maker.args[1:] == ("_unpickle",) and result_rule(maker) == "attribute"
+    return zone and not RULES["attribute"](maker, uses) and inert(call.args) and call.states is None
 
 
-def _hands_attribute_over(call: Call) -> bool:
-    """Whether the result of ``getattr`` is somewhere in the arguments: the function called could call it."""
-    waiting: list[Node] = [call.args]
-    for _ in range(MOST_ARGUMENTS):
+def _made_of_data(call: Call, uses: Uses) -> bool:
+    method = isinstance(call.callee, Call) and call.callee.args in (
+        ("MethodType",),
+        ("PartialType",),
+        ("GenericAlias",),
+    )
+    return not method and not RULES["sized"](call, uses) and call.states is None
+
+
+def _of_unknown_call(call: Call, callee: GlobalRef, uses: Uses) -> Iterator[str]:
+    """A call of user code is a warning; handing it something dangerous, or a well-known way to run things, is more."""
+    if tier_of(callee.module, callee.name, True)[0] is Tier.DANGEROUS:
+        return  # the name alone says it
+    name = callee.name.rsplit(".", 1)[-1]
+    runs = call.kind == "reduce" or (call.kind in ("obj", "inst") and bool(call.args))
+    one_value = isinstance(call.args, tuple) and len(call.args) == 1 and isinstance(call.args[0], int)
+    if name in EXECUTABLES and runs and not one_value:
+        yield "a function or class of that name starts programs, opens files or imports code"
+    if well_known(callee.module) and runs and _has_text(call) and not name.endswith(("Error", "Exception", "Warning")):
+        yield f"a class of {package_of(callee.module)} that is not known as data is called with text"
+    for ref in handed_over(call):
+        if running(ref):
+            yield f"{ref.path} is handed to a call"
+    for argument in call.args if isinstance(call.args, tuple) else ():
+        if result_rule(argument) in ("attribute", "nested"):
+            yield "an attribute fetched by name is handed to a call"
+
+
+def _has_text(call: Call) -> bool:
+    """Whether text is among the arguments: it may be the path of a file, or an expression."""
+    args = call.args if isinstance(call.args, tuple) else ()
+    return any(isinstance(part, (str, bytes)) or result_rule(part) == "sized" for part in args)
+
+
+# Rules whose results are containers of Python, and what may be put into them.
+TAKES_ITEMS = frozenset({"items", "sized", ""})
+TAKES_PAIRS = frozenset({"pairs", "factory", "layer", "data", ""})
+TAKES_STATE = frozenset({
+    "array", "bare", "bit_generator", "data", "dill_array", "factory", "items", "layer", "newobj", "of_type",
+    "own_class", "pairs", "partial", "reconstructor", "",
+})  # fmt: skip
+
+
+def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
+    """What is wrong with the items, pairs and attributes an object gets after it was made."""
+    made = (callee.module, callee.name)
+    shared = made in SHARED and (call.states or call.items or call.pairs)
+    if shared or (call.items and rule not in TAKES_ITEMS) or (call.pairs and rule not in TAKES_PAIRS):
+        yield "only a container of Python is given items"
+    if call.pairs and rule == "layer" and callable_tree(callee.module) and callee.module.startswith("torch."):
+        yield "a layer is given items as if it were a dictionary"
+    if not call.states:
+        return
+    if rule not in TAKES_STATE:
+        yield "what it makes is complete, and yet it is given attributes"
+    for state in call.states:
+        layer = rule == "layer" and callable_tree(callee.module)
+        problem = state_problem(state, layer) if rule else _user_state_problem(state)
+        if problem:
+            yield problem
+        if layer:
+            yield from _of_layer(state[0] if isinstance(state, tuple) and state else state)
+
+
+def _user_state_problem(state: Node) -> str:
+    """User code may get any state; only what Python itself would look up on the instance counts."""
+    return state_problem(state, False) if isinstance(state, (dict, tuple)) else ""
+
+
+ROOMS = ("_parameters", "_buffers", "_modules")
+
+
+def _of_layer(state: Node) -> Iterator[str]:
+    """What a layer or model holds: dictionaries of tensors and layers, hooks, and text its trainer evaluates."""
+    for key, value in pairs_of(state):
+        if key in ROOMS:
+            yield from _of_room(str(key), value)
+        if isinstance(key, str) and key.endswith("_hooks") and is_mapping(value):
+            yield from _of_hooks(key, value)
+        if key in EVALUATED and isinstance(value, dict):
+            yield from _of_evaluated(value)
+
+
+def _of_room(room: str, held: Node) -> Iterator[str]:
+    if held is not None and not is_mapping(held):
+        yield f"its {room} are no dictionary"
+    for _, value in pairs_of(held):
+        if isinstance(value, GlobalRef) or (live(value) and result_rule(value) != "layer"):
+            yield f"among its {room} is something else that can be called"
+
+
+def _of_hooks(key: str, hooks: Node) -> Iterator[str]:
+    for _, hook in pairs_of(hooks):
+        if isinstance(hook, GlobalRef) and tier_of(hook.module, hook.name, True)[0] is Tier.DANGEROUS:
+            yield f"the first use of that layer would call {hook.path}, one of its {key}"
+
+
+LONGEST_EXPRESSION = 200  # characters of an activation or an argument in a model yaml
+LITERAL = re.compile(r"[\w.\[\](), +*/=:'\"-]*")
+
+
+def _of_evaluated(yaml: dict[Node, Node]) -> Iterator[str]:
+    """Text in a model yaml that its trainer hands to ``eval``: an activation, modules and their arguments."""
+    waiting: list[Node] = [yaml.get(key) for key in ("activation", "act", "backbone", "head")]
+    for _ in range(MOST_ENTRIES):
         if not waiting:
-            return False
-        node = waiting.pop()
-        if isinstance(node, Call):
-            if node.path in GETATTR:
-                return True
-        elif isinstance(node, (tuple, list)):
-            waiting.extend(node)
-        elif isinstance(node, dict):
-            waiting.extend(node.values())
-    return True  # more arguments than anybody's data has
+            return
+        value = waiting.pop()
+        if isinstance(value, (list, tuple)):
+            waiting.extend(value)
+        elif isinstance(value, str) and not _harmless_expression(value):
+            yield f"the trainer evaluates the text {value[:80]!r} of its model yaml"
+            return
 
 
-def _names_handed_over(call: Call) -> Iterator[GlobalRef]:
-    """The names among a call's arguments: a known function may call what it is given."""
-    for argument in call.args if isinstance(call.args, tuple) else ():
-        if isinstance(argument, GlobalRef):
-            yield argument
-        elif isinstance(argument, tuple):
-            yield from (part for part in argument if isinstance(part, GlobalRef))
+MOST_ENTRIES = 100_000
+EXPRESSION_NODES = (
+    ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.Call, ast.keyword, ast.List, ast.Tuple, ast.Load,
+    ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv,
+)  # fmt: skip
 
 
-def _built_bare(call: Call, uses: _Uses) -> str:
-    """A class known by its module tree is made without running its constructor; an enumeration gets one value."""
-    ref = call.target
-    if call.kind.startswith("newobj") or ref is None or tier_of(ref.module, ref.name, True)[0] is not Tier.KNOWN:
-        return ""
-    args = call.args if isinstance(call.args, tuple) else (None, None)
-    if (ref.module, ref.name) in ENUMS:
-        return "" if len(args) == 1 and isinstance(args[0], (str, int)) else "an enumeration has one plain value"
-    if (ref.module, ref.name) == ("torch.nn.parameter", "UninitializedParameter"):
-        return (
-            "" if all(isinstance(arg, (bool, GlobalRef, Call)) for arg in args) else "its arguments are no plain data"
-        )
-    return "a layer or settings class is called, which runs its constructor"
-
-
-def _latin1(call: Call, uses: _Uses) -> str:
-    match call.args:
-        case (str(), "latin1" | "latin-1"):
-            return ""
-    return "only text encoded as latin1 is plain data"
-
-
-def _attribute_of_class(call: Call, uses: _Uses) -> str:
-    match call.args:
-        case (GlobalRef() as owner, str() as name) if _capwords(owner.name) and name.isidentifier() and name[0] != "_":
-            return ""
-    return "only a public attribute of a named class is plain data"
-
-
-def _nested(call: Call, uses: _Uses) -> str:
-    match call.args:
-        case (bytes() as data,):
-            uses.nested.append(data)
-            return ""
-        case (Call(args=(str() as text, "latin1")) as inner,) if inner.path == "_codecs.encode":
-            uses.nested.append(text.encode("latin-1", "replace"))
-            return ""
-    return "it loads bytes that are not in the file"
-
-
-def _builtin_container(call: Call, uses: _Uses) -> str:
-    match call.args:
-        case (str() as name,) if name in CONTAINERS:
-            return ""
-    return "only a built-in container is plain data"
-
-
-def _first_called(call: Call, uses: _Uses) -> str:
-    """The callable such a call is given counts as called, however it is handed over."""
-    for function in _handed_over(call):
-        if isinstance(function, GlobalRef):
-            uses.called.add(id(function))
-            uses.calls.setdefault(id(function), call)
-            rule = _rule_of(function.module, function.name)
-            if rule not in LATER_HARMLESS:
-                problem = _rules[rule](Call(function, _later_arguments(call), "reduce", call.position), uses)
-                if problem:
-                    return problem
-        elif isinstance(function, Call) and function.path != "functools.partial":
-            return "it calls something that is computed while loading"
-    return ""
-
-
-# Rules that say nothing about a callable which is only kept, or whose object is made without its constructor.
-LATER_HARMLESS = ("", "value_only", "built_bare")
-
-
-def _handed_over(call: Call) -> Iterator[Node]:
-    if isinstance(call.args, tuple) and call.args:
-        yield call.args[0]
-        if call.path.endswith("._reconstructor"):
-            yield from call.args[1:2]  # the base class makes the object
-    for state in call.states or ():  # functools.partial.__setstate__((function, args, kwargs, dict))
-        if isinstance(state, tuple) and state:
-            yield state[0]
-
-
-def _later_arguments(call: Call) -> Node:
-    """What the callable handed to ``call`` would be called with."""
-    if not isinstance(call.args, tuple) or call.path.endswith(("defaultdict", "_reconstructor")):
-        return ()
-    return call.args[1:]
-
-
-def _rebuilder(call: Call, uses: _Uses) -> str:
-    """``_rebuild_from_type_v2(function, type, args, state)`` calls the function: only torch's own may stand there."""
-    match call.args:
-        case (GlobalRef() as function, GlobalRef(), *_) if (function.module, function.name) in REBUILDERS:
-            return ""
-    return "it calls something that rebuilds no tensor"
-
-
-def _bit_generator(call: Call, uses: _Uses) -> str:
-    """numpy's random states name their bit generator, or hand its class over."""
-    args = call.args if isinstance(call.args, tuple) else (None,)
-    maker = ("numpy.random._pickle", "__bit_generator_ctor")
-    for arg in args:
-        named = isinstance(arg, GlobalRef) and (
-            (arg.module, arg.name) in BIT_GENERATORS or (arg.module, arg.name) == maker
-        )
-        made = isinstance(arg, Call) and arg.target is not None and (arg.target.module, arg.target.name) == maker
-        if not (named or made or isinstance(arg, str)):
-            return "it calls something that is no bit generator"
-    return ""
-
-
-def _modest(call: Call, uses: _Uses) -> str:
-    """A built-in type called with plain data that can't make it allocate without bound."""
-    for argument in call.args if isinstance(call.args, tuple) else ():
-        if isinstance(argument, int) and abs(argument) > MOST_ELEMENTS:
-            return "it would allocate more than any checkpoint holds"
-        if isinstance(argument, Call) and argument.path not in ("_codecs.encode", "collections.OrderedDict"):
-            return "its argument is computed while loading"
-    return ""
-
-
-def _value_only(call: Call, uses: _Uses) -> str:
-    return "it may be named in a file, not called"
-
-
-def _empty_array(call: Call, uses: _Uses) -> str:
-    """``_reconstruct(ndarray, (0,), b'b')``: an empty array that is filled from bytes in the file."""
-    match call.args:
-        case (GlobalRef(), (0,) | (), *_):
-            return ""
-    return "only an empty array is filled from the file"
-
-
-_rules = {
-    "rebuilder": _rebuilder,
-    "bit_generator": _bit_generator,
-    "built_bare": _built_bare,
-    "modest": _modest,
-    "value_only": _value_only,
-    "empty_array": _empty_array,
-    "latin1": _latin1,
-    "attribute_of_class": _attribute_of_class,
-    "nested": _nested,
-    "builtin_container": _builtin_container,
-    "first_called": _first_called,
-}
-assert set(RULES.values()) | {"built_bare"} == set(_rules), "every rule in the data has its function"
+def _harmless_expression(text: str) -> bool:
+    """Whether evaluating a text makes no more than a number, a name or a layer of ``torch.nn``."""
+    if re.fullmatch(r"[\w.-]*", text):
+        return "__" not in text
+    if len(text) > LONGEST_EXPRESSION or not LITERAL.fullmatch(text) or "__" in text:
+        return False
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return True  # it can't be evaluated either: the trainer takes it as text, or stops
+    nodes = list(ast.walk(tree))
+    calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+    return all(isinstance(node, EXPRESSION_NODES) for node in nodes) and all(
+        re.fullmatch(r"(torch\.)?nn\.[A-Z]\w*", name) for name in calls
+    )
 
 
 def _shown(node: Node, depth: int = 0) -> str:
@@ -353,7 +285,7 @@ def _shown(node: Node, depth: int = 0) -> str:
     if isinstance(node, Call):
         if depth > 2:
             return f"{node.path}(…)"
-        parts = list(node.args)[:4] if isinstance(node.args, (tuple, list)) else [node.args]
+        parts: Iterable[Node] = list(node.args)[:4] if isinstance(node.args, (tuple, list)) else [node.args]
         return f"{node.path}({', '.join(_shown(part, depth + 1) for part in parts)})"
     if isinstance(node, (str, bytes)):
         return repr(node if len(node) <= 80 else node[:80]) + ("" if len(node) <= 80 else "…")

@@ -1,20 +1,39 @@
-"""Names that are known plain data or known rebuilders: exact (module, name) pairs.
+"""Names that are known plain data or known rebuilders: exact (module, name) pairs, each with the rule on its calls.
 
-Every entry is here because real files hold it; the comment says which. Nothing is known by package, except
-classes in CapWords below the prefixes of :data:`CLASS_TREES`.
+Every entry is here because real files hold it; the comment says which. Nothing is known by package, except classes in
+CapWords below the prefixes of :data:`CLASS_TREES` and the few patterns of :data:`PATTERNS`. The rules are functions in
+``rules.py``; this page is data.
 """
 
 from __future__ import annotations
 
-__all__ = ["BIT_GENERATORS", "CLASS_TREES", "ENUMS", "KNOWN", "OLD_STDLIB", "REBUILDERS", "RULES", "WELL_KNOWN"]
+__all__ = [
+    "BARE", "BIT_GENERATORS", "CALLABLE_TREES", "CLASS_TREES", "CONTAINERS", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
+    "EVALUATED", "EXECUTABLES", "KNOWN", "MODEL_NAMES", "OLD_STDLIB", "OPENERS", "PATTERNS", "REBUILDERS", "SHARED",
+    "WELL_KNOWN",
+]  # fmt: skip
+
+Names = frozenset[tuple[str, str]]
 
 
-def _names(module: str, names: str) -> set[tuple[str, str]]:
-    return {(module, name) for name in names.split()}
+def _names(module: str, names: str) -> Names:
+    return frozenset((module, name) for name in names.split())
 
 
-_BUILTINS = "frozenset complex slice dict bool object"
-_SIZED = "set bytearray bytes list tuple range int float str"  # harmless but for absurd arguments
+def _in_each(modules: str, names: str) -> Names:
+    return frozenset((module, name) for module in modules.split() for name in names.split())
+
+
+_BUILTINS = "builtins __builtin__"  # by the names of Python 3, and of Python 2 as protocol 2 writes them
+_PLAIN_TYPES = "complex slice bool object range int float"
+_OF_ITEMS = "set frozenset list tuple"
+_ERRORS = (
+    "BaseException Exception ArithmeticError AssertionError AttributeError BufferError EOFError FileExistsError "
+    "FileNotFoundError FloatingPointError ImportError IndexError InterruptedError IOError IsADirectoryError KeyError "
+    "KeyboardInterrupt LookupError MemoryError ModuleNotFoundError NameError NotADirectoryError NotImplementedError "
+    "OSError OverflowError PermissionError RecursionError RuntimeError StopIteration SystemExit TimeoutError TypeError "
+    "UnicodeDecodeError ValueError Warning UserWarning ZeroDivisionError BrokenPipeError ConnectionError"
+)
 _STORAGES = (
     "DoubleStorage FloatStorage HalfStorage BFloat16Storage LongStorage IntStorage ShortStorage CharStorage "
     "ByteStorage BoolStorage ComplexDoubleStorage ComplexFloatStorage QUInt8Storage QInt8Storage QInt32Storage "
@@ -54,102 +73,235 @@ BIT_GENERATORS: frozenset[tuple[str, str]] = frozenset(
     | _names("numpy.random._sfc64", "SFC64")
 )
 
-# What may rebuild a tensor subclass: the function handed to ``_rebuild_from_type``.
-REBUILDERS: frozenset[tuple[str, str]] = frozenset(
-    _names("torch._utils", _REBUILDERS) | _names("torch.nested._internal.nested_tensor", "_rebuild_njt")
-)
+# What rebuilds a tensor. They run nothing they are given, as long as it is data.
+REBUILDERS: Names = (
+    _names("torch._utils", _REBUILDERS)
+    | _names("torch.nested._internal.nested_tensor", "_rebuild_njt")
+)  # fmt: skip
 
-# Enumerations, which are pickled as a call with their value. No other class of a trainer is called with anything.
-ENUMS: frozenset[tuple[str, str]] = frozenset(
+_ENUMS: Names = (
     _names("torchvision.transforms.functional", "InterpolationMode")  # ultralytics classify
+    | _names("torchvision.transforms.autoaugment", "AutoAugmentPolicy")
     | _names("torchvision.tv_tensors._bounding_boxes", "BoundingBoxFormat")
     | _names("deepspeed.runtime.zero.config", "ZeroStageEnum")
     | _names("accelerate.utils.dataclasses", "DistributedType PrecisionType DynamoBackend")  # HF training_args.bin
     | _names("transformers.trainer_utils", "HubStrategy IntervalStrategy SaveStrategy SchedulerType EvaluationStrategy "
              "FSDPOption DebugOption")
     | _names("transformers.training_args", "OptimizerNames ParallelMode")
+    | _names("lightning.pytorch.trainer.states", "TrainerStatus TrainerFn RunningStage")
+    | _names("pytorch_lightning.trainer.states", "TrainerStatus TrainerFn RunningStage")
+    | _names("http", "HTTPStatus HTTPMethod")
+    | _names("inspect", "_ParameterKind")
+    | _names("signal", "Signals")
+    | _names("re", "RegexFlag")
+    | _names("uuid", "SafeUUID")
 )  # fmt: skip
 
-KNOWN: frozenset[tuple[str, str]] = frozenset(
-    _names("builtins", _BUILTINS)
-    | _names("__builtin__", _BUILTINS)  # protocol 2, as torch.save writes it
-    | _names("collections", "OrderedDict Counter deque")  # every state dict
-    | _names("argparse", "Namespace")  # torchvision references, timm, DETR: args
-    | _names("types", "SimpleNamespace")
+_PLAIN: Names = (
+    _in_each(_BUILTINS, _PLAIN_TYPES)
+    | _names("__builtin__", "xrange unicode long")
+    | _in_each("builtins exceptions", _ERRORS)  # a Lightning or Tune state that kept the exception it died of
     | _names("datetime", "datetime date time timedelta timezone")
+    | _names("decimal", "Decimal")  # amounts in configurations
+    | _names("fractions", "Fraction")
+    | _names("uuid", "UUID")  # the id of a run
+    | _names("re", "_compile")  # patterns in configurations
+    | _names("time", "struct_time")
+    | _names("ipaddress", "IPv4Address IPv6Address IPv4Network IPv6Network IPv4Interface IPv6Interface")
+    | _names("urllib.parse", "ParseResult SplitResult")
+    | _names("urlparse", "ParseResult SplitResult")
+    | _names("string", "Template")
+    | _names("array", "array _array_reconstructor")
+    | _names("itertools", "count")
+    | _names("logging", "getLogger LogRecord")  # modules that keep their logger
     | _names("pathlib", _PATHS)  # train_args of ultralytics 8.0.x
     | _names("pathlib._local", _PATHS)  # the same written by Python 3.13
-    | _names("torch", _DTYPES + " " + _QUALITIES + " Size device SymInt")
-    | _names("torch.storage", "TypedStorage _TypedStorage")
-    | REBUILDERS
-    | {("torch._utils", f"torch.{name}") for name in _QUALITIES.split()}  # memory formats, as protocol 4 spells them
+    | _names("torch", "Size device")
     | _names("torch.serialization", "_get_layout")
+    | _names("torch.torch_version", "TorchVersion")  # version keys
+    | _names("torch.jit._pickle", "build_boollist build_doublelist build_intlist build_tensorlist restore_type_tag "
+             "build_tensor_from_id")  # TorchScript
+    | _names("torch.nn.parameter", "UninitializedParameter UninitializedBuffer")  # lazy layers
+    | _names("torch.nn.backends.thnn", "_get_thnn_function_backend")  # modules of torch < 1.5; gone today
+    | _in_each("numpy", "dtype float64 float32 float16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool_ bool "
+               "longdouble complex64 complex128 datetime64 timedelta64 str_ bytes_")
+    | _names("numpy.dtypes", "Float64DType Float32DType Float16DType Int64DType Int32DType Int16DType Int8DType "
+             "UInt8DType UInt16DType UInt32DType UInt64DType BoolDType StrDType ObjectDType")
+    | _in_each("numpy.core.numeric numpy._core.numeric", "_frombuffer")
+    | _names("numpy.random.bit_generator", "SeedSequence")
+    | BIT_GENERATORS
+    | _names("pandas._libs.internals", "_unpickle_block")  # frames and series, pandas 2 and 3
+    | _names("pandas._libs.tslibs.nattype", "_nat_unpickle")
+    | _names("pandas._libs.tslibs.timedeltas", "_timedelta_unpickle")
+    | _names("pandas._libs.tslibs.timestamps", "_unpickle_timestamp")
+    | _names("pandas._libs.tslibs.period", "Period")
+    | _names("pandas", "Interval Period")
+    | _names("pandas._libs.interval", "Interval")
+    | _names("pandas.core.internals.managers", "BlockManager SingleBlockManager")
+    | _names("numpy.linalg", "LinAlgError")
+    | _names("numpy.ma.core", "MaskedConstant")
+)  # fmt: skip
+
+# Made without arguments; their attributes follow by BUILD.
+BARE: Names = (
+    _names("argparse", "Namespace")  # torchvision references, timm, DETR: args
+    | _names("types", "SimpleNamespace")
+    | _names("random", "Random")
+    | _names("collections", "UserDict UserList UserString ChainMap")
+    | _names("UserDict", "IterableUserDict UserDict")
+    | _names("UserList", "UserList")
+    | _names("UserString", "UserString")
     | _names("torch.distributed.tensor", "DTensor Shard Replicate Partial DeviceMesh")  # FSDP2 state dicts
     | _names("torch.distributed.tensor._dtensor_spec", "DTensorSpec TensorMeta ShardOrderEntry")
     | _names("torch.distributed.tensor.placement_types", "Shard Replicate Partial _StridedShard")
     | _names("torch.distributed.device_mesh", "DeviceMesh")
-    | _names("torch.torch_version", "TorchVersion")  # version keys
-    | _names("torch.nested._internal.nested_tensor", "NestedTensor")  # jagged tensors
     | _names("torch.distributed._mesh_layout", "_MeshLayout _FlatLayout")
+    | _names("torch.nested._internal.nested_tensor", "NestedTensor")  # jagged tensors
     | _names("deepspeed.utils.tensor_fragment", "fragment_address tensor_fragment")  # ZeRO optimizer states
-    | _names("torch.jit._pickle", "build_boollist build_doublelist build_intlist build_tensorlist restore_type_tag "
-             "build_tensor_from_id")  # TorchScript
-    | _names("numpy", "dtype ndarray float64 float32 float16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool_")
-    | _names("numpy.core.multiarray", "scalar")  # numpy 1: best_fitness, metrics, RNG states
-    | _names("numpy._core.multiarray", "scalar")  # numpy 2
     | _names("ultralytics.nn.modules.head", "v10Detect")  # YOLOv10
     | _names("ultralytics.engine.exporter", "iOSDetectModel")
     | _names("ultralytics.utils", "IterableSimpleNamespace")  # the EMA's args
     | _names("ultralytics.yolo.utils", "IterableSimpleNamespace")
-    | {(f"ultralytics.{room}data.augment", name)  # the transforms of a classifier, in files of 8.0.44 and 8.0.200
-       for room in ("", "yolo.") for name in ("CenterCrop", "ToTensor")}
-    | {(f"ultralytics.{room}utils.loss", f"v8{task}Loss")  # the criterion, in files before 8.4.120
-       for room in ("", "yolo.") for task in ("Detection", "Segmentation", "Pose", "Classification", "OBB")}
-    | _names("numpy.core.numeric", "_frombuffer")
-    | _names("numpy._core.numeric", "_frombuffer")
-    | _names("numpy.dtypes", "Float64DType Float32DType Float16DType Int64DType Int32DType Int16DType Int8DType "
-             "UInt8DType UInt16DType UInt32DType UInt64DType BoolDType StrDType ObjectDType")
-    | _names("numpy.random.bit_generator", "SeedSequence __pyx_unpickle_SeedSequence")
-    | BIT_GENERATORS
+    # the transforms of a classifier, in files of 8.0.44 and 8.0.200
+    | _in_each("ultralytics.data.augment ultralytics.yolo.data.augment", "CenterCrop ToTensor")
+    # the criterion, in files before 8.4.120
+    | _in_each("ultralytics.utils.loss ultralytics.yolo.utils.loss",
+               "v8DetectionLoss v8SegmentationLoss v8PoseLoss v8ClassificationLoss v8OBBLoss")
+    | _names("numpy", "poly1d")
 )  # fmt: skip
 
-# Names whose arguments decide; the rule functions are in judge.py.
-RULES: dict[tuple[str, str], str] = {
-    **{("torch.nn.functional", name): "value_only" for name in _FUNCTIONAL.split()},  # activations kept as attributes
-    **{("torch._C._nn", name): "value_only" for name in ("gelu", "silu", "hardswish", "mish", "leaky_relu")},
-    **{(module, name): "modest" for module in ("builtins", "__builtin__") for name in _SIZED.split()},
-    ("__builtin__", "xrange"): "modest",
-    ("__builtin__", "unicode"): "modest",
-    ("__builtin__", "long"): "modest",
-    ("builtins", "print"): "value_only",  # mmengine hooks, callbacks
-    ("__builtin__", "print"): "value_only",
-    ("numpy.core.multiarray", "_reconstruct"): "empty_array",  # every numpy array
-    ("numpy._core.multiarray", "_reconstruct"): "empty_array",
-    ("_codecs", "encode"): "latin1",  # bytes in protocol 2: numpy scalars everywhere
-    ("builtins", "getattr"): "attribute_of_class",  # YOLO11-seg, mmengine
-    ("__builtin__", "getattr"): "attribute_of_class",
+# Named in files, never called by loading them.
+_VALUES: Names = (
+    _names("torch", _DTYPES + " " + _QUALITIES + " SymInt")
+    | frozenset(("torch._utils", f"torch.{name}") for name in _QUALITIES.split())  # as protocol 4 spells them
+    | _names("torch.nn.functional", _FUNCTIONAL)  # activations kept as attributes
+    | _names("torch._C._nn", "gelu silu hardswish mish leaky_relu scaled_dot_product_attention")
+    | _in_each(_BUILTINS, "print Ellipsis NotImplemented type abs len max min sum round sorted")  # mmengine hooks
+    # named in persistent ids and as types of tensors
+    | _in_each("torch torch.cuda torch.storage", _STORAGES + " UntypedStorage _UntypedStorage Tensor")
+    | _names("numpy", "ndarray matrix recarray memmap object_ record void")
+    | _names("numpy.rec", "recarray record")
+    | _names("numpy.ma", "MaskedArray")
+    | _names("numpy.ma.core", "MaskedArray")
+)  # fmt: skip
+
+# Every known name and the rule on its calls. Later entries win.
+KNOWN: dict[tuple[str, str], str] = {
+    **dict.fromkeys(_VALUES, "value"),
+    **dict.fromkeys(_PLAIN, "data"),
+    **dict.fromkeys(_in_each(_BUILTINS, "str bytes bytearray"), "sized"),
+    **dict.fromkeys(_in_each(_BUILTINS, _OF_ITEMS + " iter") | _names("collections", "deque"), "items"),
+    **dict.fromkeys(_in_each(_BUILTINS, "dict") | _names("collections", "OrderedDict Counter"), "pairs"),
+    **dict.fromkeys(BARE, "bare"),
+    **dict.fromkeys(_ENUMS, "enum"),
+    **dict.fromkeys(REBUILDERS, "rebuilder"),
+    ("torch._tensor", "_rebuild_from_type_v2"): "of_type",  # tensor subclasses
+    ("torch._tensor", "_rebuild_from_type"): "of_type",
+    ("torch.tensor", "_rebuild_from_type"): "of_type",  # torch < 1.8
+    ("torch.storage", "TypedStorage"): "storage",
+    ("torch.storage", "_TypedStorage"): "storage",
     ("torch.storage", "_load_from_bytes"): "nested",  # storages pickled by copy.deepcopy or joblib
-    ("dill._dill", "_load_type"): "builtin_container",  # ultralytics 8.0.114 to 8.3.0 with dill installed
-    ("functools", "partial"): "first_called",  # torchvision and timm modules
-    ("collections", "defaultdict"): "first_called",  # optimizer.state of torch, mmengine
-    ("copyreg", "_reconstructor"): "first_called",  # protocol 0 and 1 objects
-    ("copy_reg", "_reconstructor"): "first_called",
-    ("copyreg", "__newobj__"): "first_called",
-    ("copy_reg", "__newobj__"): "first_called",
-    ("copyreg", "__newobj_ex__"): "first_called",
-    ("copy_reg", "__newobj_ex__"): "first_called",
-    ("torch._tensor", "_rebuild_from_type"): "rebuilder",  # tensor subclasses
-    ("torch._tensor", "_rebuild_from_type_v2"): "rebuilder",
-    ("torch.tensor", "_rebuild_from_type"): "rebuilder",  # torch < 1.8
-    ("numpy.random._pickle", "__randomstate_ctor"): "bit_generator",  # RNG states
-    ("numpy.random._pickle", "__generator_ctor"): "bit_generator",
-    ("numpy.random._pickle", "__bit_generator_ctor"): "bit_generator",
-    **{
-        (module, name): "value_only"  # named in persistent ids and as types of tensors, never called
-        for module in ("torch", "torch.cuda", "torch.storage")
-        for name in (*_STORAGES.split(), "UntypedStorage", "_UntypedStorage", "Tensor")
-    },
+    **dict.fromkeys(_in_each("numpy.core.multiarray numpy._core.multiarray", "_reconstruct"), "array"),
+    **dict.fromkeys(_in_each("numpy.core.multiarray numpy._core.multiarray", "scalar"), "scalar"),
+    ("numpy.ma.core", "_mareconstruct"): "array",  # masked arrays
+    ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"): "own_class",
+    ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked"): "own_class",
+    ("pandas.core.indexes.base", "_new_Index"): "own_class",
+    ("pandas.core.indexes.datetimes", "_new_DatetimeIndex"): "own_class",
+    ("pandas.core.indexes.interval", "_new_IntervalIndex"): "own_class",
+    ("pandas.core.indexes.timedeltas", "_new_TimedeltaIndex"): "own_class",
+    ("pandas.core.indexes.period", "_new_PeriodIndex"): "own_class",
+    **dict.fromkeys(
+        _names("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor"), "bit_generator"
+    ),  # states of random generators
+    ("_codecs", "encode"): "latin1",  # bytes in protocol 2: numpy scalars everywhere
+    **dict.fromkeys(_in_each(_BUILTINS, "getattr"), "attribute"),  # YOLO11-seg, mmengine; saved methods
+    ("dill._dill", "_load_type"): "builtin_type",  # ultralytics 8.0.114 to 8.3.0 with dill installed
+    ("dill._dill", "_create_array"): "dill_array",
+    ("functools", "partial"): "partial",  # torchvision and timm modules
+    ("collections", "defaultdict"): "factory",  # optimizer.state of torch, mmengine
+    **dict.fromkeys(_in_each("copyreg copy_reg", "_reconstructor"), "reconstructor"),  # protocol 0 and 1 objects
+    **dict.fromkeys(_in_each("copyreg copy_reg", "__newobj__ __newobj_ex__"), "newobj"),
+    **dict.fromkeys(_in_each("operator _operator", "getitem"), "subscript"),  # typing.Optional[int] and its like
+    ("types", "GenericAlias"): "subscript",
+    **dict.fromkeys(_in_each(_BUILTINS, "type"), "type_of"),  # type(None)
 }
+
+# Known names that follow a pattern: (module, name, rule), both matched as a whole.
+PATTERNS: tuple[tuple[str, str, str], ...] = (
+    (r"torch\.return_types", r"\w+", "data"),  # what torch.max and its like give back
+    (r"transformers\.modeling_outputs", r"\w+", "data"),
+    (r"torchvision\.models\..*", r"\w+_Weights", "enum"),
+    (r"scipy\.sparse\..*", r"(bsr|coo|csc|csr|dia|dok|lil)_(matrix|array)", "bare"),
+)
+
+# What these give back exists already, outside of the file: changing it would change the program.
+SHARED: Names = _names("logging", "getLogger") | _names("torch.nn.backends.thnn", "_get_thnn_function_backend")
+
+# Built-in types dill may name as text.
+CONTAINERS: frozenset[str] = frozenset(
+    "dict list set tuple frozenset int float str bool bytes slice complex range object type NoneType OrderedDict "
+    "bytearray PartialType SimpleNamespace MethodType GenericAlias".split()
+) | frozenset(_ERRORS.split())
+
+# Attributes that known code looks up on an *instance* and calls while a file is loaded: CPython's BUILD, APPENDS and
+# ADDITEMS, dict.update, torch's rebuilders and the ``__setstate__`` methods of layers and optimizers. Names with two
+# leading and trailing underscores count, too. A callable under such a name would run.
+DUCK_NAMES: frozenset[str] = frozenset(
+    """
+    append extend add keys items values get setdefault update pop popitem clear appendleft startswith endswith lower
+    upper split strip format encode decode join replace parameters named_parameters detach detach_ requires_grad_ to
+    as_subclass set_ clone cpu numpy tolist read readline readinto seek tell remove close reset teardown
+    """.split()
+)
+
+# The same for layers and models, whose methods a trainer calls as soon as it has loaded them.
+MODEL_NAMES: frozenset[str] = frozenset(
+    """
+    forward float half double bfloat16 type cuda eval train fuse apply modules named_modules children named_children
+    buffers named_buffers state_dict load_state_dict zero_grad register_buffer register_parameter get_submodule
+    get_parameter share_memory loss predict info forward_fuse init_criterion load is_fused
+    """.split()
+)
+
+# Text these attributes of a saved model hold is evaluated when a trainer builds the model from it (``parse_model`` of
+# ultralytics 8.x and yolov5 calls ``eval`` on the activation and, in older releases, on modules and their arguments).
+EVALUATED: frozenset[str] = frozenset({"yaml"})
+
+# Modules that do something when they are imported, beside those called ``__main__``.
+EFFECTS_OF_IMPORT: frozenset[str] = frozenset(
+    "antigravity this idlelib.idle test.autotest test.regrtest turtledemo.__main__".split()
+)
+
+# Names of functions and classes that start processes, threads or the reading of files, whichever package re-exports
+# them: psutil.Popen, six.exec_, gevent.subprocess.check_output.
+EXECUTABLES: frozenset[str] = frozenset(
+    """
+    system popen popen2 popen3 popen4 Popen execv execve execvp execvpe execl execle execlp spawn spawnl spawnle spawnv
+    spawnve spawnvp spawnlp posix_spawn fork forkpty startfile eval exec exec_ execfile compile __import__ import_module
+    import_string import_object resolve_name load_module run_module run_path run_code run_cmd run_command run_shell
+    subimport call check_call check_output getoutput getstatusoutput run runcode runsource runctx runeval open fdopen
+    FileIO open_code urlopen urlretrieve download Process Thread Timer Pool ThreadPool ThreadPoolExecutor
+    ProcessPoolExecutor Command ShellCommand Shell CDLL PyDLL WinDLL LoadLibrary create_connection socket
+    create_subprocess_exec create_subprocess_shell FileHandler SummaryWriter PackageImporter Unpickler loads
+    load_pickle unpickle send2trash rmtree unlink remove removedirs rmdir symlink copyfile copytree move input raw_input
+    breakpoint set_trace attrgetter methodcaller FunctionType CodeType LambdaType MethodType apply reload exec_module
+    load_lexer_from_file load_formatter_from_file load_source load_dynamic InteractiveInterpreter InteractiveConsole
+    Repo Git PythonInterpreter Executor getattr setattr delattr
+    """.split()
+)
+
+# Modules below a class tree whose classes open files or evaluate text when they get their state or are made.
+OPENERS: tuple[str, ...] = (
+    r"transformers(\..*)?\.tokenization_\w+",  # SentencePiece tokenizers load their vocabulary in __setstate__
+    r"transformers\.integrations(\..*)?",  # NeptuneCallback.__del__ deletes a folder that its state names
+    r"ultralytics\.nn\.(autobackend|backends)(\..*)?",
+    r"(pytorch_lightning|lightning\.(pytorch|fabric))\.strategies(\..*)?",
+    r"torch\.nn\.parallel\.distributed",
+    r"transformers\.pipelines(\..*)?",
+    r"(pytorch_lightning|lightning\.(pytorch|fabric))\.(loggers|profilers)(\..*)?",
+    r"pandas\.core\.computation(\..*)?",
+)
 
 # Classes in CapWords below these modules are known: they are what the trainers put into their files.
 CLASS_TREES: tuple[str, ...] = (
@@ -192,6 +344,13 @@ CLASS_TREES: tuple[str, ...] = (
     "accelerate",
     "composer",
     "deepspeed",
+    "pandas.core",
+    "pandas._libs",
+)
+
+# Of these, the trees whose classes are layers, transforms and the like: an instance can be called.
+CALLABLE_TREES: tuple[str, ...] = tuple(
+    tree for tree in CLASS_TREES if tree not in ("omegaconf", "pandas.core", "pandas._libs", "accelerate", "deepspeed")
 )
 
 # Packages whose functions are no data: a lower-case name of theirs that is called and not listed is dangerous.
@@ -209,6 +368,10 @@ WELL_KNOWN: frozenset[str] = frozenset(
     super_gradients detectron2 fvcore iopath stable_baselines3 gym gymnasium rfdetr libreyolo supervision pytest
     _pytest hypothesis nose mock coverage tox nox twine docutils sphinx babel lxml bs4 html5lib markdown redis
     celery sqlalchemy psycopg2 pymysql pymongo kafka zmq msgpack google cffi pycparser Cython cython pyximport
+    six pygments send2trash psutil git gitdb invoke packaging filelock portalocker appdirs platformdirs watchdog
+    watchfiles humanfriendly cpuinfo thop pycocotools albumentations roboflow decorator traitlets prompt_toolkit jedi
+    parso ptyprocess wcwidth colorama termcolor tabulate mako markupsafe loguru tenacity backoff apscheduler schedule
+    isal natsort ultralytics_thop ultralytics_hub pyarrow cachetools diskcache execnet pluggy py
     cryptography OpenSSL twisted gevent eventlet trio anyio uvloop h5py tables zarr pyarrow polars picklescan fickling
     """.split()
 )

@@ -100,7 +100,10 @@ def globals_table(checkpoint: Checkpoint) -> list[dict[str, Any]]:
                 "where": place,
             }
         )
-    return sorted(table, key=lambda row: (["dangerous", "unknown", "known"].index(str(row["tier"])), str(row["name"])))
+    return sorted(
+        table,
+        key=lambda row: (["dangerous", "unknown", "mentioned", "known"].index(str(row["tier"])), str(row["name"])),
+    )
 
 
 def select_tensors(opened: OpenCheckpoint, pattern: str = "*") -> list[Tensor]:

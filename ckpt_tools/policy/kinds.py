@@ -1,0 +1,153 @@
+"""What an object of a pickle would be once it is loaded, as far as that decides whether it can run something.
+
+*Inert* objects have no attribute the file could choose that any known function looks up and calls: scalars, containers,
+tensors, arrays, names. *Live* ones can be called: functions, classes, bound methods, layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckpt_tools.pickles import Call, GlobalRef, Persistent, run
+from ckpt_tools.pickles.nodes import Extension, Node, OutOfBand, SetNode, pairs_of
+from ckpt_tools.policy.known import CONTAINERS, DUCK_NAMES, MODEL_NAMES
+from ckpt_tools.policy.names import callable_tree, rule_of, well_known
+
+__all__ = ["inert", "is_storage", "live", "names_in", "plain_type", "result_rule", "run_under"]
+
+MOST_LOOKED_AT = 100_000  # nodes of one argument; nobody's data has more in the arguments of one call
+SCALARS = frozenset({type(None), bool, int, float, str, bytes, bytearray, OutOfBand})
+
+# Rules of ``rules.py`` whose calls give data that is looked at only by its type.
+DATA = frozenset({
+    "data", "sized", "items", "pairs", "factory", "enum", "rebuilder", "of_type", "storage", "array", "scalar",
+    "own_class", "bit_generator", "latin1", "dill_array", "subscript", "type_of", "builtin_type",
+})  # fmt: skip
+PLAIN_TYPES = frozenset({"data", "sized", "items", "pairs"})
+
+
+def result_rule(node: Node) -> str:
+    """The rule of the function a call names; empty for anything else."""
+    target = node.target if isinstance(node, Call) else None
+    return rule_of(target.module, target.name) if target is not None else ""
+
+
+def is_storage(node: Node) -> bool:
+    """Whether a node stands for the bytes of tensors: a persistent id, or a storage pickled inside the pickle."""
+    if isinstance(node, Persistent):
+        match node.id:
+            case ("storage", GlobalRef(), str() | int(), str(), int(), *rest):
+                return all(type(part) in SCALARS or isinstance(part, tuple) for part in rest)
+        return False
+    if not isinstance(node, Call):
+        return False
+    rule = result_rule(node)
+    return rule == "storage" or (rule == "nested" and _nested_storage(node))
+
+
+def _nested_storage(node: Call) -> bool:
+    """Whether the bytes such a call loads are a storage alone, the fourth pickle of torch's old stream."""
+    data = node.args[0] if isinstance(node.args, tuple) and node.args else None
+    if isinstance(data, Call) and isinstance(data.args, tuple) and data.args and isinstance(data.args[0], str):
+        data = data.args[0].encode("latin-1", "replace")
+    if not isinstance(data, (bytes, bytearray)):
+        return False
+    place = 0
+    for _ in range(3):
+        pickle = run(bytes(data[place : place + 4096]))
+        if pickle.trouble is not None:
+            return False
+        place += pickle.end
+    return isinstance(run(bytes(data[place : place + 4096])).root, Persistent)
+
+
+def inert(node: Node) -> bool:
+    """Whether a node is data all through: nothing in it has attributes that the file chose and a function may call."""
+    waiting: list[Node] = [node]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        kind = type(node)
+        if kind in SCALARS or kind is GlobalRef:
+            continue
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if len(seen) > MOST_LOOKED_AT:
+            return False
+        if kind is tuple or kind is list:
+            waiting.extend(node)
+        elif kind is dict:
+            waiting.extend(node.keys())
+            waiting.extend(node.values())
+        elif kind is SetNode:
+            waiting.extend(node.items)
+        elif kind is Persistent:
+            if not is_storage(node):
+                return False
+        elif not (kind is Call and (result_rule(node) in DATA or is_storage(node))):
+            return False
+    return True
+
+
+def live(node: Node) -> bool:
+    """Whether a node can be called, and would then run something this file chose.
+
+    Names and instances of packages nobody knows don't count: loading them is the warning ``unknown-code`` already.
+    """
+    if isinstance(node, GlobalRef):
+        rule = rule_of(node.module, node.name)
+        if not rule:
+            return node.computed or well_known(node.module)
+        return rule not in PLAIN_TYPES and (rule != "value" or node.module != "torch")
+    if isinstance(node, (Persistent, Extension)):
+        return not is_storage(node)
+    if not isinstance(node, Call):
+        return False
+    rule = result_rule(node)
+    if rule == "layer":
+        target = node.target
+        return target is not None and callable_tree(target.module)
+    return rule in ("partial", "attribute", "value", "nested", "newobj", "reconstructor") or node.target is None
+
+
+def run_under(state: Node, model: bool) -> str:
+    """The attribute of a state under which a callable stands that loading would call; empty if there is none.
+
+    With ``model`` also those that a trainer calls on a layer or model it has loaded.
+    """
+    for key, value in pairs_of(state):
+        if type(key) is str and (key in DUCK_NAMES or (model and key in MODEL_NAMES) or _special(key)) and live(value):
+            return key
+    return ""
+
+
+def _special(name: str) -> bool:
+    """Whether it is spelt like ``__setstate__``."""
+    return name.startswith("__") and name.endswith("__")
+
+
+def names_in(node: Node) -> Iterable[GlobalRef]:
+    """The names in a node, directly or in plain containers."""
+    waiting: list[Node] = [node]
+    for _ in range(MOST_LOOKED_AT):
+        if not waiting:
+            return
+        node = waiting.pop()
+        if isinstance(node, GlobalRef):
+            yield node
+        elif isinstance(node, (tuple, list)):
+            waiting.extend(node)
+        elif isinstance(node, dict):
+            waiting.extend(node.values())
+
+
+def plain_type(node: Node) -> bool:
+    """Whether a node names a type that makes empty data when it is called, also as ``_load_type('dict')`` of dill."""
+    if isinstance(node, GlobalRef):
+        return rule_of(node.module, node.name) in PLAIN_TYPES | {"factory", "bare"}
+    if result_rule(node) == "builtin_type":
+        match node.args:
+            case (str() as name,):
+                return name in CONTAINERS
+    return False
