@@ -32,7 +32,8 @@ from ckpt_tools.layouts import Part, Recognised, recognise
 from ckpt_tools.pickles import MOST_BYTES, GlobalRef, Persistent, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
-from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
+from ckpt_tools.tensors import Misbuilt, StorageRef, TensorRef, resolve
+from ckpt_tools.tensors.modules import bound_to, is_module
 
 __all__ = ["CHECKPOINT_NAMES", "SAFETENSORS", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
 
@@ -53,8 +54,8 @@ PLAIN = (str, int, float, type(None))
 class Checkpoint:
     """One file, read as far as it could be.
 
-    ``findings`` holds what reading met. ``tensors`` are by the ``id`` of their call node. ``recognised`` is
-    ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
+    ``findings`` holds what reading met. ``tensors`` and ``misbuilt`` are by the ``id`` of their call node.
+    ``recognised`` is ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
     """
 
     source: Source
@@ -65,6 +66,7 @@ class Checkpoint:
     pickles: list[tuple[str, Pickle]] = field(default_factory=list)  # every pickle in the file, by place
     judgements: list[tuple[str, Judgement]] = field(default_factory=list)
     tensors: dict[int, TensorRef] = field(default_factory=dict)
+    misbuilt: dict[int, Misbuilt] = field(default_factory=dict)  # calls that should rebuild a tensor and can't
     recognised: Recognised | None = None
 
     @property
@@ -147,11 +149,28 @@ def read_checkpoint(source: Source, *, strict: bool = False) -> Checkpoint:
     if checkpoint.pickle is not None and not foreign(checkpoint.kind):
         whole = checkpoint.pickle.trouble is None or checkpoint.pickle.root is not None
         root = checkpoint.pickle.root if whole else _salvaged(checkpoint.pickle)
-        checkpoint.tensors = resolve_tensors(checkpoint.pickle)
+        root = _without_methods(root, sink)
+        legacy = checkpoint.container is not None and checkpoint.container.kind == "legacy"
+        resolved = resolve(checkpoint.pickle, legacy)
+        checkpoint.tensors, checkpoint.misbuilt = resolved.tensors, resolved.misbuilt
         scalar = functools.partial(_scalar, checkpoint.tensors, checkpoint.container)
         checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals, scalar)
         _no_checkpoint(checkpoint, sink)
     return checkpoint
+
+
+def _without_methods(root: object, sink: Sink) -> object:
+    """The root with every method of a model that was saved instead of its result replaced by that model."""
+    if bound_to(root) is not None:
+        sink(finding("saved-method", names="the object itself"))
+        return bound_to(root)
+    entries = root if isinstance(root, dict) else {}
+    methods = [key for key, value in entries.items() if isinstance(key, str) and bound_to(value) is not None]
+    if not methods:
+        return root
+    sink(finding("saved-method", methods[0], names=", ".join(methods)))
+    owners = {key: bound_to(entries[key]) for key in methods}
+    return {key: owners[key] if is_module(owners.get(key)) else value for key, value in entries.items()}
 
 
 def _scalar(tensors: dict[int, TensorRef], container: Container | None, node: object) -> object:
@@ -226,11 +245,55 @@ def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
         checkpoint.pickle = read_pickle(data, sink)
         checkpoint.pickles.append(("data.pkl", checkpoint.pickle))
         _behind_stop(checkpoint, data, sink)
-    order = container.members.get("byteorder")
-    if order is not None and order.size <= 16:
-        container.byteorder = _member_data(container, order, sink).decode("ascii", "replace").strip() or "little"
+    _small_members(container, sink)
     _other_pickles(checkpoint, main, sink)
     _around(checkpoint, container)
+
+
+def _version(data: bytes) -> bool:
+    """C's ``stoull`` (caffe2/serialize/inline_container.cc): leading blanks and a sign count, what follows does not."""
+    return re.match(rb"[ \t-\r]*\+?0*([1-9]|10)(?![0-9])", data) is not None
+
+
+def _whole_number(data: bytes) -> bool:
+    try:
+        int(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+BYTEORDERS = (b"little", b"big")
+# What torch 2.14 accepts in the members it reads besides the storages; any ``.format_version`` will do.
+CONTENTS: dict[str, tuple[Callable[[bytes], bool], str]] = {
+    "version": (_version, "a number from 1 to 10"),
+    "byteorder": (BYTEORDERS.__contains__, "little or big"),
+    ".storage_alignment": (_whole_number, "a whole number"),
+    ".data/serialization_id": (_utf8, "text in UTF-8"),
+}
+MOST_SMALL = 1 << 16  # bytes of such a member
+
+
+def _small_members(container: Container, sink: Sink) -> None:
+    """Note the order of bytes, and report what stops torch before it reads the object graph."""
+    for name, (accepts, wanted) in CONTENTS.items():
+        member = container.members.get(name)
+        if member is None or not member.whole or member.method not in (STORED, DEFLATED):
+            continue
+        data = _member_data(container, member, sink) if member.size <= MOST_SMALL else b""
+        if member.size > MOST_SMALL or not accepts(data):
+            what = ascii(data[:20])[1:] if member.size <= MOST_SMALL else f"{member.size} bytes"
+            sink(finding("member-refused", member.name, where=member.name, what=what, wanted=wanted))
+        elif name == "byteorder":
+            container.byteorder = data.decode()
 
 
 def _around(checkpoint: Checkpoint, container: Container) -> None:
@@ -358,6 +421,9 @@ def _maybe_stream(checkpoint: Checkpoint, sink: Sink) -> None:
 
 def _tar(checkpoint: Checkpoint, sink: Sink) -> None:
     checkpoint.pickles.extend(read_tar(checkpoint.source))
+    first = next_pickle(checkpoint.source, 0)
+    if looks_like_pickle(first, checkpoint.source):  # a stream of pickles as well, for readers that ask for no tar
+        checkpoint.pickles.extend(read_stream(checkpoint.source, _ignore).pickles)
     if {name for name, _ in checkpoint.pickles} & {"sys_info", "storages"}:
         checkpoint.kind = Kind(
             "legacy-tar", "a tar checkpoint of torch < 0.1.10", "load and save it again with torch 1.x to 2.x"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import PREFIXES
-from ckpt_tools.findings import Finding, finding
+from ckpt_tools.findings import Finding, as_text, finding
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.tensors import TensorRef
@@ -181,11 +181,11 @@ def _misfits(part: Part, checkpoint: Checkpoint, room: Counter[tuple[int, ...]])
     for key, state in part.state.items():
         shapes = set(_shapes(state, checkpoint))
         if len(shapes) > 1:
-            wrong.append(f"parameter {key} has state of several shapes")
+            wrong.append(f"parameter {as_text(key)} has state of several shapes")
         for shape in shapes:
             room[shape] -= 1
             if room[shape] < 0:
-                wrong.append(f"parameter {key} has state of shape {shape}, no such parameter is left")
+                wrong.append(f"parameter {as_text(key)} has state of shape {shape}, no such parameter is left")
     if wrong:
         yield finding("optimizer-shape", part.path, tensors=few(wrong))
 

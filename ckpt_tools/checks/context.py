@@ -36,7 +36,7 @@ def release(version: str | None) -> tuple[int, ...]:
     """The numbers of a version, ``8.4.190`` as ``(8, 4, 190)``, ``8.4`` as ``(8, 4, 0)``; empty where there is none."""
     numbers: list[int] = []
     for part in (version or "").split("+")[0].split("."):
-        digits = part[: next((i for i, c in enumerate(part) if not c.isdigit()), len(part))]
+        digits = part[: next((i for i, c in enumerate(part) if c not in "0123456789"), len(part))]
         if not digits:
             break
         numbers.append(int(digits[:9]))

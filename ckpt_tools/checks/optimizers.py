@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ckpt_tools.checks.context import Context, release
-from ckpt_tools.findings import Finding, finding
+from ckpt_tools.findings import Finding, as_text, finding
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import plain
 from ckpt_tools.layouts.ultralytics import auto_choices
@@ -57,7 +57,9 @@ def check_state(part: Part) -> Iterator[Finding]:
     for key, state in part.state.items():
         if ("exp_avg" in state) != ("exp_avg_sq" in state):
             missing = "exp_avg_sq" if "exp_avg" in state else "exp_avg"
-            yield finding("optimizer-misfit", f"{part.path}.state.{key}", wanted=kind.name, why=f"{missing} is missing")
+            yield finding(
+                "optimizer-misfit", f"{part.path}.state.{as_text(key)}", wanted=kind.name, why=f"{missing} is missing"
+            )
             return
 
 

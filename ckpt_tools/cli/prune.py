@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from ckpt_tools.cli.plans import DryRun, Json, asked
 from ckpt_tools.cli.render import bytes_text, command, paint, print_json, progress_bar, say, shown
 from ckpt_tools.cli.units import BYTES, SECONDS, measured
 from ckpt_tools.findings import CkptError
+from ckpt_tools.layouts.parts import whole_number
 
 if TYPE_CHECKING:
     from ckpt_tools.verbs.prune import Entry, Pruning
@@ -78,7 +80,7 @@ def prune(
             dedupe=dedupe or hardlink,
             hardlink=hardlink,
         )
-        pruning = plan_prune([Path(path).expanduser() for path in paths], rules)
+        pruning = plan_prune([Path(os.path.expanduser(path)) for path in paths], rules)
     except CkptError as error:
         if json_:
             print_json("prune", {"runs": [], "error": str(error)})
@@ -88,7 +90,7 @@ def prune(
     question = f"Change or remove {counted(len(pruning.changes), 'file')}?"
     agreed = bool(pruning.changes) and not dry_run and (yes or asked(question, json_))
     if agreed:
-        place = Path(move_to).expanduser().resolve() if move_to is not None else None
+        place = Path(os.path.realpath(os.path.expanduser(move_to))) if move_to is not None else None
         with progress_bar(pruning.freed, "prune") as progress:
             pruning.apply(trash=trash, move_to=place, progress=progress)
     failed = [entry for entry in pruning.changes if entry.error]
@@ -104,9 +106,10 @@ def prune(
 def _best(text: str) -> tuple[str, int]:
     """``2`` or ``METRIC:2``."""
     metric, _, count = text.rpartition(":")
-    if not count.isdecimal() or int(count) < 1:
+    number = whole_number(count)
+    if not number:
         raise CkptError(f"--keep-best {text}: write how many, e.g. 2 or mAP50-95:2")
-    return metric or DEFAULT_METRIC, int(count)
+    return metric or DEFAULT_METRIC, number
 
 
 def _document(pruning: Pruning, agreed: bool) -> dict[str, object]:

@@ -63,12 +63,13 @@ SIGNATURES: tuple[tuple[re.Pattern[bytes], Kind], ...] = tuple(
         (rb"\x28\xb5\x2f\xfd", "zstd", "a Zstandard file", "unpack it first: `unzstd`"),
         (rb"7z\xbc\xaf\x27\x1c", "7z", "a 7-Zip archive", "unpack it first: `7z x`"),
         (rb"Rar!", "rar", "a RAR archive", "unpack it first"),
-        (rb".{257}ustar", "tar", "a tar archive", "unpack it first: `tar xf`"),
         (rb"%PDF", "pdf", "a PDF document", "check the path"),
         (rb"\x7fELF|MZ.{58}", "program", "a program or library", "check the path"),
         (rb"SQLite format 3", "sqlite", "an SQLite database", "check the path"),
     )
 )
+
+TAR = Kind("tar", "a tar archive", "unpack it first: `tar xf`")
 
 EXPORTED = "use the training checkpoint it was exported from"
 # Members that tell what a zip archive without a checkpoint in it is; matched against names below the root.
@@ -90,7 +91,11 @@ def sniff(source: Source) -> Kind:
     head = source.read(0, HEAD)
     if not head:
         return EMPTY
-    if head[:4] == b"PK\3\4"[: len(head)] or (head[:2] == b"PK" and find_end(source)):
+    if head[:4] == b"PK\3\4"[: len(head)]:
+        return ZIP
+    if is_tar(head):
+        return TAR
+    if head[:2] == b"PK" and find_end(source):
         return ZIP
     begun = head.rstrip(b"\0")
     if any(sign.startswith(begun) for sign in (b"PK\3", b"\x80")) and zero_tail(source) == source.size - len(begun):
@@ -103,6 +108,27 @@ def sniff(source: Source) -> Kind:
     if find_end(source) is not None:
         return ZIP  # the head is overwritten, the directory is still there
     return _text(head)
+
+
+TAR_BLOCK = 512  # bytes
+TAR_CHECKSUM = re.compile(rb"[ 0-7\0]{8}|[\x80\xff].{7}", re.DOTALL)
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file begins with the header of a tar member, by its checksum: old headers have no magic word.
+
+    torch asks ``tarfile`` before anything else where a file is no zip archive, so that a stream of pickles may be a
+    tar archive as well (``torch/serialization.py``, ``_legacy_load``, torch 2.14).
+    """
+    if len(head) < TAR_BLOCK or not TAR_CHECKSUM.fullmatch(head[148:156]):
+        return False
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(head[:TAR_BLOCK], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
 def _text(head: bytes) -> Kind:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 
 from ckpt_tools.checks.names import counted, few
 from ckpt_tools.conversions.request import Conversion
+from ckpt_tools.findings import as_text, writable
 from ckpt_tools.layouts import Part
-from ckpt_tools.layouts.parts import dict_of
+from ckpt_tools.layouts.parts import dict_of, whole_number
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
@@ -68,7 +69,7 @@ def move_tensors(case: Case, request: Conversion, told: bool = True) -> None:
     for node in graph(case.root):
         if not (isinstance(node, Persistent) and isinstance(node.id, tuple) and len(node.id) >= 5):
             continue
-        kind, key, old = node.id[1], str(node.id[2]), node.id[3]
+        kind, key, old = node.id[1], as_text(node.id[2]), node.id[3]
         new = move(old) if isinstance(old, str) else old
         if new == old:
             continue
@@ -146,7 +147,7 @@ def _objects(case: Case, move: Move) -> None:
             continue
         if node.path == "torch.device" and node.args and isinstance(node.args[0], str):
             kind, number = (*node.args, None)[:2]
-            old = f"{kind}:{number}" if number is not None else str(kind)
+            old = f"{kind}:{writable(number)}" if number is not None else str(kind)
             new = move(old)
             if new == old:
                 continue
@@ -212,7 +213,8 @@ def _arguments(case: Case, move: Move) -> None:
 
 def _tags(saved: Node, numbered: bool) -> list[str]:
     """The devices a saved argument names, as tags; none where it leaves the choice to the trainer."""
-    text = ",".join(map(str, saved)) if isinstance(saved, (list, tuple)) else str(saved).lower()
+    devices = saved if isinstance(saved, (list, tuple)) else [saved]
+    text = ",".join(str(writable(device)).lower() for device in devices)
     kinds = set(re.findall(r"[a-z]+", text))
     kind = kinds.pop() if kinds else ""
     if kinds or kind not in ("", *UNNUMBERED, *NUMBERED_KINDS) or (isinstance(saved, int) and not numbered):
@@ -222,7 +224,8 @@ def _tags(saved: Node, numbered: bool) -> list[str]:
     numbers = re.findall(r"-?\d+", text)
     if not numbers or not (numbered or kind):
         return [kind] if kind else []
-    return [f"{kind or 'cuda'}:{int(number)}" for number in numbers] if min(map(int, numbers)) >= 0 else []
+    whole = [whole_number(number) for number in numbers]
+    return [] if None in whole else [f"{kind or 'cuda'}:{number}" for number in whole]
 
 
 def _alike(tags: list[str]) -> list[str]:

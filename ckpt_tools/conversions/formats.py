@@ -12,7 +12,7 @@ from ckpt_tools.checkpoint import LEDGER, Checkpoint
 from ckpt_tools.checkpoint.stream import stream
 from ckpt_tools.checks.content import Content
 from ckpt_tools.container import NewTensor, read_safetensors, safetensors_archive
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.pickles import Call, GlobalRef, Persistent
 from ckpt_tools.pickles.emit import EmitError, emit
 from ckpt_tools.pickles.nodes import Node
@@ -21,6 +21,7 @@ from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.edits import ordered_dict, strided_call
 from ckpt_tools.plans.holdings import Bytes, Holding, checksum
+from ckpt_tools.sidefiles import json_of
 from ckpt_tools.source import JoinedSource, Source, WindowSource, open_source
 from ckpt_tools.tensors import DTYPES, StorageRef, TensorRef, contiguous_stride, dtype_of_storage_class
 from ckpt_tools.tensors.dtypes import storage_class
@@ -70,15 +71,20 @@ def as_stream(case: Case, output: Path, ledger: bytes) -> Written:
     storages: dict[str, tuple[int, Source, int | None]] = {}
 
     def resolve(node: Persistent) -> Node:
-        if not (isinstance(node.id, tuple) and len(node.id) >= 5 and node.id[0] == "storage"):
-            return node.id
-        kind, key, location, numel = node.id[1:5]
+        match node.id:
+            case ("storage", kind, str() | int() as key, str() as location, int() as numel, *_):
+                pass
+            case ("storage", *_):
+                raise CkptError(f"{case.name} names a storage in a way torch can't read; `ckpt verify` it")
+            case _:
+                return node.id
+        key = as_text(key)
         if isinstance(kind, GlobalRef) and kind.name == "UntypedStorage":  # the stream's reader wants one with a dtype
             kind = GlobalRef("torch", "ByteStorage", kind.position)
-        if str(key) not in storages:
-            held = _storage(case, kind, str(key), location, numel)
-            storages[str(key)] = (numel, held.source, held.crc)
-        return ("storage", kind, str(key), location, numel, None)
+        if key not in storages:
+            held = _storage(case, kind, key, location, numel)
+            storages[key] = (numel, held.source, held.crc)
+        return ("storage", kind, key, location, numel, None)
 
     try:
         pickle = emit(case.root, resolve)
@@ -93,8 +99,11 @@ def _storage(case: Case, kind: Node, key: str, location: str, numel: int) -> Byt
     dtype = dtype_of_storage_class(kind.module, kind.name) if isinstance(kind, GlobalRef) else None
     found = held[0] if held else StorageRef(key, dtype, location, numel) if dtype else None
     made = case.holding.storage(found) if found is not None else None
-    if made is None:
+    if made is None or dtype is None:
         raise CkptError(f"{case.name}: storage {key} can't be read; `ckpt verify` it")
+    if made.source.size != numel * dtype.size:  # the stream says the number, and is read by it
+        why = f"is to have {as_text(numel)} values and has {made.source.size} bytes"
+        raise CkptError(f"{case.name}: storage {key} {why}; `ckpt verify` it")
     return made
 
 
@@ -188,7 +197,7 @@ def _tensor(storage: Persistent, shape: tuple[int, ...], dtype: str | None) -> C
 def _mapping(text: str | None) -> dict[str, Any] | None:
     """JSON of a mapping; ``None`` for anything else: the file may be anybody's."""
     try:
-        found = json.loads(text or "null")
-    except (ValueError, RecursionError):
+        found = json_of(text or "null")
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None

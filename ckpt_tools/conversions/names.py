@@ -10,7 +10,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
-from ckpt_tools.layouts.parts import dict_of
+from ckpt_tools.layouts.parts import dict_of, whole_number
 from ckpt_tools.layouts.ultralytics import moved_modules
 from ckpt_tools.pickles import Call, GlobalRef, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
@@ -189,7 +189,7 @@ def _texts(value: Node) -> bool:
 
 def _index(key: Node) -> int | None:
     """A class number, also one that JSON made a text."""
-    return key if type(key) is int else int(key) if isinstance(key, str) and key.isdecimal() else None
+    return key if type(key) is int else whole_number(key) if isinstance(key, str) else None
 
 
 def _by_number(value: Node) -> dict[int, str]:
@@ -208,8 +208,9 @@ def _count(value: Node) -> int:
 
 def _number(case: Case, old: str, new: str, names: dict[int, str]) -> int:
     """The class meant by a number or a name; raises ``CkptError`` where there is no such class, or more than one."""
-    if old.isdecimal() and int(old) in names:
-        return int(old)
+    asked = whole_number(old)
+    if asked is not None and asked in names:
+        return asked
     meant = [number for number, name in names.items() if name == old] or [n for n, name in names.items() if name == new]
     if len(meant) == 1:
         return meant[0]

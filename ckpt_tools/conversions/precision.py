@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ckpt_tools.checks.names import counted, few
 from ckpt_tools.conversions.request import Conversion
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.layouts import Part
 from ckpt_tools.pickles import GlobalRef, Persistent, pairs_of
 from ckpt_tools.plans.case import Case
@@ -92,7 +92,7 @@ def _passing_buffers(part: Part, tensors: dict[int, TensorRef]) -> Iterator[tupl
     for layer in part.layers:
         for key, node in pairs_of(layer.attributes.get("_buffers")):
             if id(node) in tensors:
-                yield layer.path(str(key)), tensors[id(node)]
+                yield layer.path(as_text(key)), tensors[id(node)]
 
 
 def cast_tensors(case: Case, tensors: Iterable[TensorRef], dtype: Dtype, made: dict[str, Bytes]) -> Tally:

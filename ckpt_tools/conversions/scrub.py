@@ -11,6 +11,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import ABSOLUTE
 from ckpt_tools.conversions.names import class_lists
 from ckpt_tools.conversions.request import Conversion
+from ckpt_tools.findings import as_text
 from ckpt_tools.pickles import Call, SetNode, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.plans.case import Case
@@ -18,6 +19,7 @@ from ckpt_tools.plans.cures.portable import path_objects
 from ckpt_tools.plans.draft import FRESH_ROOT
 from ckpt_tools.plans.edits import graph, rename_keys, set_item
 from ckpt_tools.plans.model import Outcome
+from ckpt_tools.sidefiles import json_of
 from ckpt_tools.source import BytesSource, JoinedSource
 from ckpt_tools.tensors.modules import attributes_of, is_module
 
@@ -36,13 +38,13 @@ GIT = re.compile(r"git(_.*)?", re.I)
 OF_GIT = {"origin", "branch", "commit", "commit_hash", "remote", "root", "sha", "message", "repo"}
 SURE_OF_GIT, FEW_OF_GIT = OF_GIT - {"branch", "remote", "root", "message", "repo"}, 2  # one of these, so many in all
 END = r"(?=[/\\\s'\",;:)\]}]|$)"
-# Inside longer text, in this order.
+# Inside longer text, in this order. None looks far ahead from every place: a text may be megabytes of anything.
 INSIDE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"\b([a-z][a-z0-9+.-]*)://[^/\s@'\"]+@", re.I), r"\1://"),
+    (re.compile(r"\b([a-z][a-z0-9+.-]{0,30})://[^/\s@'\"]+@", re.I), r"\1://"),
     (re.compile(r"\bfile://(/[^\s'\"]+)"), lambda found: "file:" + _last(found[1])),
-    (re.compile(r"\b[\w.-]+@[\w.-]+:[\w.~-]*[/.][\w./~-]+"), "repository"),
-    (re.compile(r"\b(https?|ssh|git)://[^\s'\"]+\.git\b"), "repository"),
-    (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+"), "mail"),
+    (re.compile(r"\b[\w.-]{1,64}@[\w.-]+:[\w.~-]*[/.][\w./~-]+"), "repository"),
+    (re.compile(r"\b(https?|ssh|git)://(?:(?!://)[^\s'\"])+\.git\b"), "repository"),
+    (re.compile(r"[\w.+-]{1,64}@[\w-]+(\.[\w-]+)+"), "mail"),
     (re.compile(r"(?<![\w/.:])(/home|/Users|/data/home|/mnt/home)(/[^/\s'\",;:)]+|" + END + r")"), "~"),
     (re.compile(r"(?<![\w/.:])/root" + END), "~"),
     (re.compile(r"\b[A-Za-z]:[\\/]+(Users|Documents and Settings)([\\/]+[^\\/\s'\",;:)]+)?"), "~"),
@@ -152,7 +154,7 @@ class _Scrub:
             if id(value) in self.classes:
                 continue
             empty = personal and (self.is_personal(key, value) or key in git)
-            new = self.emptied(str(key), value) if empty else self.value(str(key), value)
+            new = self.emptied(as_text(key), value) if empty else self.value(as_text(key), value)
             if new is not value:
                 set_item(room, key, new)
         if id(room) not in self.weights and id(room) not in self.attributes:
@@ -209,10 +211,23 @@ class _Scrub:
             return self.text(key, value) if len(value) <= LONGEST_TEXT else value
         if isinstance(value, (bytes, bytearray)) and len(value) <= LONGEST_TEXT:
             return self.raw(key, value)
-        if isinstance(value, tuple):
-            items = tuple(self.value(key, item) for item in value)
-            return items if any(a is not b for a, b in zip(items, value)) else value
-        return value
+        return self.tuples(key, value) if isinstance(value, tuple) else value
+
+    def tuples(self, key: str, outermost: tuple[Node, ...]) -> Node:
+        """Tuples in tuples, however deep and however often each is there, from the innermost on."""
+        made: dict[int, tuple[Node, ...]] = {}
+        waiting = [(outermost, False)]
+        while waiting:
+            value, inner_done = waiting.pop()
+            if id(value) in made:
+                continue
+            if not inner_done:
+                waiting.append((value, True))
+                waiting.extend((item, False) for item in value if isinstance(item, tuple))
+                continue
+            items = tuple(made[id(item)] if isinstance(item, tuple) else self.value(key, item) for item in value)
+            made[id(value)] = items if any(a is not b for a, b in zip(items, value)) else value
+        return made[id(outermost)]
 
     def text(self, key: str, value: str) -> str:
         new = self.json(value) if value[:1] in ("{", "[") else cleaned(value)
@@ -228,8 +243,8 @@ class _Scrub:
     def json(self, value: str) -> str:
         """A text that is JSON, cleaned from within."""
         try:
-            held = json.loads(value)
-        except (ValueError, RecursionError):
+            held = json_of(value)
+        except ValueError:
             return cleaned(value)
         new = self.plain("", held)
         return value if new == held else json.dumps(new)

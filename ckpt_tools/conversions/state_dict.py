@@ -9,7 +9,7 @@ from ckpt_tools.checks.consistency import plain_name
 from ckpt_tools.checks.names import few
 from ckpt_tools.container import MemberError
 from ckpt_tools.conversions.request import WEIGHTS, Conversion
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.values import value_of
 from ckpt_tools.pickles import Call, GlobalRef, pairs_of
@@ -41,7 +41,7 @@ def keep_weights(case: Case, request: Conversion) -> None:
     made.states = part.node.states if part.form == "state_dict" and isinstance(part.node, Call) else None  # _metadata
     others = [key for key, value in pairs_of(part.node) if id(value) not in part_nodes(part)] if made.states else []
     if others:
-        case.advice.append(f"left out, as it is no tensor: {few([str(key) for key in others])}")
+        case.advice.append(f"left out, as it is no tensor: {few([as_text(key) for key in others])}")
     left = [other.path for other in case.found.parts if other.present and other.path != part.path]
     case.draft.root, case.draft.edited = made, True
     case.record(part, Outcome.KEPT)
@@ -128,6 +128,8 @@ def _value(case: Case, node: Node) -> Any:
     container = case.draft.checkpoint.container
     if tensor is None or container is None:
         return value_of(node, LONGEST)
+    if tensor.numel > LONGEST:
+        return None
     try:
         return tensor_array(container, tensor).tolist()
     except (KeyError, MemberError, ValueError):

@@ -10,6 +10,7 @@ from ckpt_tools.differences.architecture import compare_architectures
 from ckpt_tools.differences.model import ABSENT, Difference, Meaning
 from ckpt_tools.differences.settings import Change, changes, flat
 from ckpt_tools.differences.situation import Situation
+from ckpt_tools.findings import as_text
 from ckpt_tools.layouts.metrics import metrics_of
 from ckpt_tools.layouts.parts import Part, dict_of
 from ckpt_tools.layouts.values import value_of
@@ -98,7 +99,7 @@ def _optimizer(part: Part) -> Facts:
 
 def _numbers(part: Part) -> Facts:
     """The numbers and lists of a scheduler or a scaler."""
-    facts = {str(key): value_of(node) for key, node in dict_of(part.node).items()}
+    facts = {as_text(key): value_of(node) for key, node in dict_of(part.node).items()}
     return {key: value for key, value in facts.items() if isinstance(value, (int, float, str, list, type(None)))}
 
 

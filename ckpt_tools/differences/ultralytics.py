@@ -23,6 +23,7 @@ from ckpt_tools.layouts.arguments import (
     renamed,
     taken_on_resume,
 )
+from ckpt_tools.layouts.parts import whole_number
 from ckpt_tools.layouts.ultralytics import Release, numbers
 
 __all__ = ["meaning_of", "refusal"]
@@ -113,7 +114,7 @@ def _odd_value(change: Change, situation: Situation) -> str:
 
 def _image_size(value: Any, _: Release) -> bool:
     if isinstance(value, str):
-        return value.isnumeric()
+        return whole_number(value) is not None
     sizes = value if isinstance(value, (list, tuple)) else [value]
     return bool(sizes) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
 

@@ -99,6 +99,8 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT113", "not-loadable", ERROR, DAMAGED, "torch can't open the archive: it lacks the {lacking}",
          "torch wants every member in one folder and a member called version; some zip tools drop them when they pack "
          "a file anew.", "`ckpt repair` writes the archive anew as torch wants it; or get the file again from its source.", REPAIR),
+    Code("CKPT114", "member-refused", ERROR, DAMAGED, "{where} says {what}, where torch wants {wanted}",
+         "torch reads a few small members before the object graph and stops at contents it does not know.", OLDER, REPAIR),
     # 2 pickle
     Code("CKPT201", "pickle-cut", ERROR, DAMAGED, "{where} ends early: {why}",
          "The object graph (names, numbers, the plan of all tensors) is not whole.", OLDER, REPAIR),
@@ -152,6 +154,9 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT313", "inline-tensors", NOTE, None, "{count} tensors lie inside the pickle; their values were not looked at",
          "Python's own pickle keeps the bytes of tensors within the object graph, where they have no checksum.",
          "Save with torch.save.", LOOK),
+    Code("CKPT314", "tensor-impossible", ERROR, DAMAGED, "{tensor} can't be rebuilt: {why}",
+         "torch rebuilds each tensor by a call with a storage, an offset, a shape, strides and more. These arguments are "
+         "none it accepts, so loading fails there.", OLDER, SIBLINGS),
     # 4 layout
     Code("CKPT401", "ema-misfit", ERROR, INCOMPLETE, "average and live weights differ in {count} tensors: {tensors}",
          "The two sets of weights must have the same names and shapes; the trainer loads one over the other.",
@@ -198,6 +203,10 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT413", "no-initial-lr", ERROR, INCOMPLETE, "parameter groups lack initial_lr, which the warm-up reads",
          "During warm-up ultralytics raises the learning rate from each group's initial_lr and stops with "
          "`KeyError: 'initial_lr'` where there is none.", "`ckpt repair` adds it from the saved lr0.", REPAIR),
+    Code("CKPT414", "saved-method", ERROR, INCOMPLETE, "a method was saved, not its result ({names})",
+         "`torch.save(model.state_dict, f)` lacks the parentheses of `model.state_dict()`: the file holds the method "
+         "and with it the whole model. Its weights are all there, but `load_state_dict` refuses what is loaded.",
+         "Let `ckpt convert` write the state dict that was meant.", "ckpt convert {path} --state-dict"),
     # 5 training state
     Code("CKPT501", "no-optimizer", ERROR, INCOMPLETE, "there is no optimizer state ({path_in_file} {how}){effect}",
          "Without momentum and step counts the trainer refuses, restarts or silently goes on with a fresh optimizer, "

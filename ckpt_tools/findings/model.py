@@ -19,6 +19,7 @@ __all__ = [
     "Sink",
     "StrictReadError",
     "Verdict",
+    "as_text",
     "collect",
     "decide",
     "escape",
@@ -28,7 +29,7 @@ __all__ = [
     "writable",
 ]
 
-LONGEST_INTEGER = 1024  # bits
+LONGEST_INTEGER = 1000  # bits: less than the largest float has
 LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
 
 
@@ -126,10 +127,18 @@ def writable(value: object) -> object:
     return value
 
 
+def as_text(value: object) -> str:
+    """A key or number from a file as text; words for what is too long or too deep to be written."""
+    try:
+        return value if isinstance(value, str) else str(writable(value))
+    except (ValueError, RecursionError):  # a tuple with such an integer in it, or of tuples in tuples
+        return f"<{type(value).__name__}>"
+
+
 def plain_json(value: Any) -> Any:
     """The same value without numbers that JSON can't hold."""
     if isinstance(value, dict):
-        return {str(key): plain_json(inner) for key, inner in value.items()}
+        return {as_text(key): plain_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_json(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -139,7 +148,7 @@ def plain_json(value: Any) -> Any:
 
 def escape(value: object, longest: int = LONGEST_TEXT) -> str:
     """Text from a file made safe for a terminal: control and bidirectional characters escaped, length bounded."""
-    text = value if isinstance(value, str) else str(writable(value))
+    text = as_text(value)
     if len(text) > longest:
         text = text[: longest - 1] + "…"
     if text.isascii() and text.isprintable():

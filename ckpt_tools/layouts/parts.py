@@ -10,7 +10,9 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from ckpt_tools.findings import as_text, writable
 from ckpt_tools.pickles import Call, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
@@ -26,10 +28,13 @@ __all__ = [
     "optimizer_groups",
     "optimizer_state",
     "plain",
+    "rounded",
+    "whole_number",
 ]
 
 DEEPEST = 5  # levels of mappings looked into
 WIDEST = 64  # elements of a list looked into
+MOST_COUNTED, MOST_DIGITS = 1 << 62, 9  # of a count in a file, of a number in a text
 
 # The role a key suggests, for what structure alone can't tell; the first that matches any part of the path wins.
 RNG = re.compile(r"rng|random_state|^seed_state$", re.I)
@@ -144,10 +149,20 @@ def dict_of(node: Node) -> dict[Node, Node]:
 
 
 def plain(node: Node) -> Node:
-    """A number or text wrapped in a numpy scalar, or anything else as it is."""
+    """A number or text wrapped in a numpy scalar, or anything else as it is; words for an integer beyond all bounds."""
     if isinstance(node, Call) and node.path.endswith("core.multiarray.scalar") and isinstance(node.args, tuple):
         return numpy_scalar(node)
-    return node
+    return writable(node)
+
+
+def whole_number(text: str) -> int | None:
+    """The number a text is, in digits and of sane size; ``None`` for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
+
+
+def rounded(value: float) -> int | None:
+    """The nearest whole number of a number from a file; ``None`` where there is none, or none of sane size."""
+    return round(value) if abs(value) < MOST_COUNTED else None  # which NaN is not, either
 
 
 def numpy_scalar(node: Call) -> Node:
@@ -201,7 +216,7 @@ def _is_hollow(node: Node) -> bool:
 def _inside(node: Node) -> Iterable[tuple[str, Node]]:
     if isinstance(node, (list, tuple)):
         return ((str(index), child) for index, child in enumerate(node[:WIDEST]))
-    return ((str(key), child) for key, child in pairs_of(node) if isinstance(key, (str, int)))
+    return ((as_text(key), child) for key, child in pairs_of(node) if isinstance(key, (str, int)))
 
 
 def is_args(node: Node) -> bool:
@@ -280,8 +295,14 @@ def _module_part(role: str, path: str, node: Node, tensors: Mapping[int, TensorR
     return Part(role, path, "module", node, named, frozenset(parameters), frozenset(buffers), layers)
 
 
-def flatten(node: Node, tensors: Mapping[int, TensorRef]) -> Iterator[tuple[str, TensorRef]]:
-    """Every tensor below a node of mappings, lists and objects, by its dotted path; each node is entered once."""
+Found = TypeVar("Found")
+
+
+def flatten(node: Node, tensors: Mapping[int, Found]) -> Iterator[tuple[str, Found]]:
+    """Every tensor below a node of mappings, lists and objects, by its dotted path; each node is entered once.
+
+    ``tensors`` says by the ``id`` of a node what is found there.
+    """
     stack: list[tuple[str, Node]] = [("", node)]
     seen: set[int] = set()
     while stack:
@@ -302,7 +323,7 @@ def _step(key: Node, index: int) -> str:
     """A key as part of a name: a module's own tables add nothing, a key that is an object counts by its place."""
     if key in ("_modules", "_parameters", "_buffers"):
         return ""
-    return str(key) if isinstance(key, (str, int)) else str(index)
+    return as_text(key) if isinstance(key, (str, int)) else str(index)
 
 
 def optimizer_groups(node: Node) -> list[Group]:

@@ -6,7 +6,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ckpt_tools.layouts.parts import Part, dict_of, find_parts, is_args, lookup, make_part, plain
+from ckpt_tools.findings import writable
+from ckpt_tools.layouts.parts import (
+    MOST_COUNTED,
+    Part,
+    dict_of,
+    find_parts,
+    is_args,
+    lookup,
+    make_part,
+    plain,
+    whole_number,
+)
 from ckpt_tools.layouts.table import LAYOUTS, Layout, layout_named
 from ckpt_tools.pickles import GlobalRef
 from ckpt_tools.pickles.nodes import Node
@@ -85,9 +96,10 @@ class Recognised:
 
     @property
     def args(self) -> dict[str, Node]:
-        """The saved training arguments by name; of several, the first that is there."""
+        """The saved training arguments by name, of several the first that is there; no number is beyond all bounds."""
         part = next(iter(self.role("args")), None)
-        return {key: value for key, value in dict_of(part.node).items() if isinstance(key, str)} if part else {}
+        held = dict_of(part.node) if part else {}
+        return {key: writable(value) for key, value in held.items() if isinstance(key, str)}
 
 
 def recognise(
@@ -178,7 +190,7 @@ def _progress(found: Recognised) -> None:
     upcoming = found.layout.epoch_is == "next"
     if "/" in path:
         done, per = (found.value(part.strip()) for part in path.split("/"))
-        found.stored_epoch = done // per if _number(done) and _number(per) and per else None
+        found.stored_epoch = _whole(done // per) if _number(done) and _number(per) and per else None
     elif path:
         found.stored_epoch = _whole(found.value(path))
     else:
@@ -252,9 +264,9 @@ def _whole(value: Node) -> int | None:
     """A whole number of sane size, also one kept as a float."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
-    return value if type(value) is int and abs(value) < 1 << 62 else None
+    if isinstance(value, str):
+        value = whole_number(value)
+    return value if type(value) is int and abs(value) < MOST_COUNTED else None
 
 
 def _origin(found: Recognised, globals_: list[GlobalRef]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckpt_tools.findings import writable
+from ckpt_tools.findings import as_text, writable
 from ckpt_tools.layouts.parts import dict_of, plain
 from ckpt_tools.pickles import Call, GlobalRef, SetNode, is_mapping
 from ckpt_tools.pickles.nodes import Node
@@ -55,7 +55,7 @@ class _Plain:
         for key, value in dict_of(node).items():
             if self.left < 0:
                 break
-            shown[str(key)] = self.value(value, depth + 1)
+            shown[as_text(key)] = self.value(value, depth + 1)
         return shown
 
     def listed(self, items: Any, depth: int) -> list[Any]:

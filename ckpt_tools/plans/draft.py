@@ -14,8 +14,9 @@ from ckpt_tools.checkpoint import LEDGER, Checkpoint, read_checkpoint
 from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.container import Member, NewMember, archive, member_source
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.layouts import Recognised
+from ckpt_tools.layouts.parts import whole_number
 from ckpt_tools.pickles import Persistent
 from ckpt_tools.pickles.emit import EmitError, emit
 from ckpt_tools.pickles.nodes import Node
@@ -149,11 +150,11 @@ class Draft:
         container, pickle = self.checkpoint.container, self.checkpoint.pickle
         main = container.members.get("data.pkl") if container is not None and container.kind == "zip" else None
         if not self.edited and main is not None and container is not None and pickle is not None:
-            for storage, _ in self.checkpoint.storages.values():
-                storages.own(storage)
-            storages.orphans()
-            source = member_source(container.source, main)
-            return source.read(0, pickle.end)
+            owned = [(storage, storages.own(storage)) for storage, _ in self.checkpoint.storages.values()]
+            if all(held is None or held.source.size == storage.nbytes for storage, held in owned):
+                storages.orphans()
+                source = member_source(container.source, main)
+                return source.read(0, pickle.end)
         try:
             written = emit(self.root, storages.resolve, self.swaps)
         except EmitError as error:
@@ -186,7 +187,8 @@ class _Storages:
         container = draft.checkpoint.container
         self.zipped = container is not None and container.kind == "zip"
         taken = {*container.storage_keys(), *draft.checkpoint.storages} if container is not None and self.zipped else ()
-        self.first = self.next = max((int(key) for key in taken if key.isdecimal() and len(key) < 9), default=-1) + 1
+        numbers = [number for key in taken if (number := whole_number(key)) is not None]
+        self.first = self.next = max(numbers, default=-1) + 1
 
     def resolve(self, node: Persistent) -> Node:
         """The id to write for a reference to a storage; its bytes are noted on the way."""
@@ -200,15 +202,19 @@ class _Storages:
             return ("storage", kind, new, location, numel)
         holding = self.draft.owners.get(id(node), self.draft.holding)
         window = parts[5] if len(parts) > 5 else None
-        storage = _storage_of(holding, str(key), window)
+        storage = _storage_of(holding, as_text(key), window)
         if storage is None:
             return parts
         if holding is self.draft.holding and self.zipped:
-            self.own(storage)
-            return parts
+            held = self.own(storage)
+            if held is None or held.source.size == storage.nbytes:
+                return parts
+            return ("storage", kind, key, location, held.source.size // storage.dtype.size)
         held = holding.storage(storage, self.draft.keep_corrupt)
         new = self.number(held, (id(holding), storage.key, window))
-        return ("storage", kind, new, location, window[2] if isinstance(window, tuple) else numel)
+        if held is not None:
+            numel = held.source.size // storage.dtype.size
+        return ("storage", kind, new, location, numel)
 
     def number(self, held: Bytes | None, identity: tuple[int, str, object]) -> str:
         if identity not in self.named:
@@ -218,11 +224,13 @@ class _Storages:
                 self.found[self.named[identity]] = held
         return self.named[identity]
 
-    def own(self, storage: StorageRef) -> None:
+    def own(self, storage: StorageRef) -> Bytes | None:
+        """The bytes of one of the file's own storages, noted under its key."""
         if storage.key not in self.found:
             held = self.draft.holding.storage(storage, self.draft.keep_corrupt)
             if held is not None:
                 self.found[storage.key] = held
+        return self.found.get(storage.key)
 
     def orphans(self) -> None:
         """Storages nobody referred to stay: what they are for is not ours to know."""
@@ -243,9 +251,7 @@ class _Storages:
         """The file's own storages in the order of the file, then the others."""
         container = self.draft.checkpoint.container
         places = {key: container.members[f"data/{key}"].offset for key in container.storage_keys()} if container else {}
-        order = sorted(
-            self.found, key=lambda key: (key not in places, places.get(key, 0), int(key) if key.isdecimal() else 0)
-        )
+        order = sorted(self.found, key=lambda key: (key not in places, places.get(key, 0), whole_number(key) or 0))
         self.found = {key: self.found[key] for key in order}
 
 

@@ -12,7 +12,7 @@ from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.arguments import refused_arguments
-from ckpt_tools.layouts.parts import dict_of, lookup, plain
+from ckpt_tools.layouts.parts import dict_of, lookup, plain, rounded
 from ckpt_tools.layouts.ultralytics import group_rules
 from ckpt_tools.pickles import Call, GlobalRef
 from ckpt_tools.pickles.nodes import Node
@@ -201,7 +201,9 @@ def _counter(case: Case, donor: Donor) -> None:
     if not isinstance(theirs, (int, float)) or donor.epoch is None:
         return
     factor = (here + 1) / (donor.epoch + 1) if here is not None and here >= 0 else 1
-    count = round(theirs * factor)
+    count = rounded(theirs * factor)
+    if count is None:
+        return
     case.put("updates", count)
     case.do("ema-counter", f"updates {count}, from {donor.name}'s {theirs:g}", loss=factor != 1, consent=True)
 

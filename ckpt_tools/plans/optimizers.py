@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ckpt_tools.layouts import Group, Part
-from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.layouts.parts import dict_of, plain, rounded
 from ckpt_tools.layouts.ultralytics import PlannedGroup, group_rules, plan_groups
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors.modules import Layer
@@ -124,7 +124,7 @@ def _decay(args: Mapping[str, Node]) -> float:
     batch, nominal = _number(args, "batch", 16), _number(args, "nbs", 64)
     if batch <= 0 or nominal <= 0:
         return _number(args, "weight_decay", 5e-4)
-    steps = max(round(nominal / batch), 1)
+    steps = max(rounded(nominal / batch) or 1, 1)
     return _number(args, "weight_decay", 5e-4) * batch * steps / nominal
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
 from ckpt_tools.pickles.nodes import Node, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import inert, is_storage, live, result_rule
-from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, SHARED
+from ckpt_tools.policy.kinds import callee_of, inert, is_storage, live, result_rule
+from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, LAYER_NAME, NOT_LAYERS, SHARED
 from ckpt_tools.policy.names import Tier, callable_tree, package_of, rule_of, tier_of, well_known
 from ckpt_tools.policy.rules import RULES, Uses, handed_over, running, state_problem
 
@@ -112,10 +112,9 @@ def _of_name(ref: GlobalRef, uses: Uses, seen: set[tuple[str, str, bool]]) -> It
 
 def _of_call(call: Call, uses: Uses) -> Iterator[str]:
     """What is wrong with a call, and with what is done to its result."""
-    callee = call.target
+    callee = callee_of(call)
     if callee is None:
-        if not _computed_data(call, uses):
-            yield "it calls something that is computed while loading"
+        yield "it calls something that is computed while loading"
         return
     uses.call(callee, call)
     rule = rule_of(callee.module, callee.name)
@@ -126,26 +125,6 @@ def _of_call(call: Call, uses: Uses) -> Iterator[str]:
     else:
         yield from _of_unknown_call(call, callee, uses)
     yield from _afterwards(call, callee, rule)
-
-
-def _computed_data(call: Call, uses: Uses) -> bool:
-    """Calls of a type that was looked up while loading: dill's ``_load_type('set')(…)``, and time zones."""
-    maker = call.callee
-    if not isinstance(maker, Call):
-        return False
-    if result_rule(maker) == "builtin_type":
-        return not RULES["builtin_type"](maker, uses) and maker.args != ("type",) and _made_of_data(call, uses)
-    zone = isinstance(maker.args, tuple) and maker.args[1:] == ("_unpickle",) and result_rule(maker) == "attribute"
-    return zone and not RULES["attribute"](maker, uses) and inert(call.args) and call.states is None
-
-
-def _made_of_data(call: Call, uses: Uses) -> bool:
-    method = isinstance(call.callee, Call) and call.callee.args in (
-        ("MethodType",),
-        ("PartialType",),
-        ("GenericAlias",),
-    )
-    return not method and not RULES["sized"](call, uses) and call.states is None
 
 
 def _of_unknown_call(call: Call, callee: GlobalRef, uses: Uses) -> Iterator[str]:
@@ -168,9 +147,17 @@ def _of_unknown_call(call: Call, callee: GlobalRef, uses: Uses) -> Iterator[str]
 
 
 def _has_text(call: Call) -> bool:
-    """Whether text is among the arguments: it may be the path of a file, or an expression."""
-    args = call.args if isinstance(call.args, tuple) else ()
-    return any(isinstance(part, (str, bytes)) or result_rule(part) == "sized" for part in args)
+    """Whether text is among the arguments, also in lists: it may be the path of a file, or an expression."""
+    waiting: list[Node] = [call.args]
+    for _ in range(MOST_ENTRIES):
+        if not waiting:
+            return False
+        part = waiting.pop()
+        if isinstance(part, (str, bytes)) or result_rule(part) == "sized":
+            return True
+        if isinstance(part, (list, tuple)):
+            waiting.extend(part)
+    return True
 
 
 # Rules whose results are containers of Python, and what may be put into them.
@@ -243,6 +230,10 @@ LITERAL = re.compile(r"[\w.\[\](), +*/=:'\"-]*")
 def _of_evaluated(yaml: dict[Node, Node]) -> Iterator[str]:
     """Text in a model yaml that its trainer hands to ``eval``: an activation, modules and their arguments."""
     waiting: list[Node] = [yaml.get(key) for key in ("activation", "act", "backbone", "head")]
+    for row in (row for key in ("backbone", "head") for row in _rows(yaml.get(key))):
+        name = row[2] if len(row) > 2 else None
+        if isinstance(name, str) and not _layer_name(name):
+            yield f"the trainer calls {name[:80]!r}, which is no layer, with arguments of its model yaml"
     for _ in range(MOST_ENTRIES):
         if not waiting:
             return
@@ -252,6 +243,15 @@ def _of_evaluated(yaml: dict[Node, Node]) -> Iterator[str]:
         elif isinstance(value, str) and not _harmless_expression(value):
             yield f"the trainer evaluates the text {value[:80]!r} of its model yaml"
             return
+
+
+def _rows(node: Node) -> list[Node]:
+    return [row for row in node if isinstance(row, (list, tuple))] if isinstance(node, (list, tuple)) else []
+
+
+def _layer_name(name: str) -> bool:
+    known = re.fullmatch(LAYER_NAME, name) is not None
+    return known and name not in NOT_LAYERS and not name.endswith("Model")
 
 
 MOST_ENTRIES = 100_000

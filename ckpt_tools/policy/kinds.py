@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, run
 from ckpt_tools.pickles.nodes import Extension, Node, OutOfBand, SetNode, pairs_of
-from ckpt_tools.policy.known import CONTAINERS, DUCK_NAMES, MODEL_NAMES
+from ckpt_tools.policy.known import DUCK_NAMES, MODEL_NAMES, NAMED_TYPES
 from ckpt_tools.policy.names import callable_tree, rule_of, well_known
 
-__all__ = ["inert", "is_storage", "live", "names_in", "plain_type", "result_rule", "run_under"]
+__all__ = ["callee_of", "inert", "is_storage", "live", "names_in", "plain_type", "result_rule", "run_under"]
 
 MOST_LOOKED_AT = 100_000  # nodes of one argument; nobody's data has more in the arguments of one call
 SCALARS = frozenset({type(None), bool, int, float, str, bytes, bytearray, OutOfBand})
@@ -21,15 +21,29 @@ SCALARS = frozenset({type(None), bool, int, float, str, bytes, bytearray, OutOfB
 # Rules of ``rules.py`` whose calls give data that is looked at only by its type.
 DATA = frozenset({
     "data", "sized", "items", "pairs", "factory", "enum", "rebuilder", "of_type", "storage", "array", "scalar",
-    "own_class", "bit_generator", "latin1", "dill_array", "subscript", "type_of", "builtin_type",
+    "own_class", "bit_generator", "latin1", "dill_array", "subscript", "union", "type_of", "named_type",
 })  # fmt: skip
 PLAIN_TYPES = frozenset({"data", "sized", "items", "pairs"})
 
 
+def callee_of(call: Call) -> GlobalRef | None:
+    """The name of what is called, also where dill or cloudpickle name a built-in type as text."""
+    maker = call.callee
+    if call.target is not None or not isinstance(maker, Call):
+        return call.target
+    rule = result_rule(maker)
+    match maker.args:
+        case (str() as text,) if rule == "named_type" and text in NAMED_TYPES:
+            return GlobalRef(*NAMED_TYPES[text], call.position)
+        case (GlobalRef(module="zoneinfo", name="ZoneInfo"), "_unpickle") if rule == "attribute":
+            return GlobalRef("zoneinfo", "ZoneInfo._unpickle", call.position)
+    return None
+
+
 def result_rule(node: Node) -> str:
     """The rule of the function a call names; empty for anything else."""
-    target = node.target if isinstance(node, Call) else None
-    return rule_of(target.module, target.name) if target is not None else ""
+    callee = callee_of(node) if isinstance(node, Call) else None
+    return rule_of(callee.module, callee.name) if callee is not None else ""
 
 
 def is_storage(node: Node) -> bool:
@@ -85,9 +99,15 @@ def inert(node: Node) -> bool:
         elif kind is Persistent:
             if not is_storage(node):
                 return False
-        elif not (kind is Call and (result_rule(node) in DATA or is_storage(node))):
+        elif not (kind is Call and (result_rule(node) in DATA or is_storage(node) or _frame(node))):
             return False
     return True
+
+
+def _frame(node: Call) -> bool:
+    """Whether it is an object of a class tree whose instances can't be called: a frame of pandas, a configuration."""
+    target = node.target
+    return target is not None and result_rule(node) == "layer" and not callable_tree(target.module)
 
 
 def live(node: Node) -> bool:
@@ -106,9 +126,8 @@ def live(node: Node) -> bool:
         return False
     rule = result_rule(node)
     if rule == "layer":
-        target = node.target
-        return target is not None and callable_tree(target.module)
-    return rule in ("partial", "attribute", "value", "nested", "newobj", "reconstructor") or node.target is None
+        return not _frame(node)
+    return rule in ("partial", "method", "attribute", "value", "nested") or callee_of(node) is None
 
 
 def run_under(state: Node, model: bool) -> str:
@@ -146,8 +165,8 @@ def plain_type(node: Node) -> bool:
     """Whether a node names a type that makes empty data when it is called, also as ``_load_type('dict')`` of dill."""
     if isinstance(node, GlobalRef):
         return rule_of(node.module, node.name) in PLAIN_TYPES | {"factory", "bare"}
-    if result_rule(node) == "builtin_type":
+    if result_rule(node) == "named_type":
         match node.args:
             case (str() as name,):
-                return name in CONTAINERS
+                return rule_of(*NAMED_TYPES.get(name, ("", ""))) in PLAIN_TYPES
     return False

@@ -8,9 +8,9 @@ CapWords below the prefixes of :data:`CLASS_TREES` and the few patterns of :data
 from __future__ import annotations
 
 __all__ = [
-    "BARE", "BIT_GENERATORS", "CALLABLE_TREES", "CLASS_TREES", "CONTAINERS", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
-    "EVALUATED", "EXECUTABLES", "KNOWN", "MODEL_NAMES", "OLD_STDLIB", "OPENERS", "PATTERNS", "REBUILDERS", "SHARED",
-    "WELL_KNOWN",
+    "BARE", "BIT_GENERATORS", "CALLABLE_TREES", "CLASS_TREES", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
+    "EVALUATED", "EXECUTABLES", "KNOWN", "LAYER_NAME", "MODEL_NAMES", "NAMED_TYPES", "NOT_LAYERS", "OLD_STDLIB",
+    "OPENERS", "PATTERNS", "REBUILDERS", "SHARED", "WELL_KNOWN",
 ]  # fmt: skip
 
 Names = frozenset[tuple[str, str]]
@@ -112,7 +112,7 @@ _PLAIN: Names = (
     | _names("urlparse", "ParseResult SplitResult")
     | _names("string", "Template")
     | _names("array", "array _array_reconstructor")
-    | _names("itertools", "count")
+    | _names("itertools", "count cycle")
     | _names("logging", "getLogger LogRecord")  # modules that keep their logger
     | _names("pathlib", _PATHS)  # train_args of ultralytics 8.0.x
     | _names("pathlib._local", _PATHS)  # the same written by Python 3.13
@@ -131,13 +131,16 @@ _PLAIN: Names = (
     | _names("numpy.random.bit_generator", "SeedSequence")
     | BIT_GENERATORS
     | _names("pandas._libs.internals", "_unpickle_block")  # frames and series, pandas 2 and 3
-    | _names("pandas._libs.tslibs.nattype", "_nat_unpickle")
+    | _names("pandas._libs.tslibs.nattype", "_nat_unpickle __nat_unpickle")
     | _names("pandas._libs.tslibs.timedeltas", "_timedelta_unpickle")
     | _names("pandas._libs.tslibs.timestamps", "_unpickle_timestamp")
     | _names("pandas._libs.tslibs.period", "Period")
     | _names("pandas", "Interval Period")
     | _names("pandas._libs.interval", "Interval")
     | _names("pandas.core.internals.managers", "BlockManager SingleBlockManager")
+    | _in_each("dateutil.tz dateutil.tz.tz", "tzutc tzlocal tzoffset")
+    | _names("pytz", "_p _UTC")  # time zones of pandas 2
+    | _names("torch.amp.grad_scaler", "_refresh_per_optimizer_state")  # a whole GradScaler
     | _names("numpy.linalg", "LinAlgError")
     | _names("numpy.ma.core", "MaskedConstant")
 )  # fmt: skip
@@ -147,6 +150,7 @@ BARE: Names = (
     _names("argparse", "Namespace")  # torchvision references, timm, DETR: args
     | _names("types", "SimpleNamespace")
     | _names("random", "Random")
+    | _names("_io", "BytesIO StringIO")
     | _names("collections", "UserDict UserList UserString ChainMap")
     | _names("UserDict", "IterableUserDict UserDict")
     | _names("UserList", "UserList")
@@ -216,7 +220,11 @@ KNOWN: dict[tuple[str, str], str] = {
     ),  # states of random generators
     ("_codecs", "encode"): "latin1",  # bytes in protocol 2: numpy scalars everywhere
     **dict.fromkeys(_in_each(_BUILTINS, "getattr"), "attribute"),  # YOLO11-seg, mmengine; saved methods
-    ("dill._dill", "_load_type"): "builtin_type",  # ultralytics 8.0.114 to 8.3.0 with dill installed
+    ("dill._dill", "_load_type"): "named_type",  # ultralytics 8.0.114 to 8.3.0 with dill installed
+    ("cloudpickle.cloudpickle", "_builtin_type"): "named_type",
+    ("types", "MethodType"): "method",
+    ("types", "NoneType"): "value",
+    ("zoneinfo", "ZoneInfo._unpickle"): "data",  # the time zone of a date
     ("dill._dill", "_create_array"): "dill_array",
     ("functools", "partial"): "partial",  # torchvision and timm modules
     ("collections", "defaultdict"): "factory",  # optimizer.state of torch, mmengine
@@ -224,6 +232,7 @@ KNOWN: dict[tuple[str, str], str] = {
     **dict.fromkeys(_in_each("copyreg copy_reg", "__newobj__ __newobj_ex__"), "newobj"),
     **dict.fromkeys(_in_each("operator _operator", "getitem"), "subscript"),  # typing.Optional[int] and its like
     ("types", "GenericAlias"): "subscript",
+    **dict.fromkeys(_in_each("functools _functools __builtin__", "reduce"), "union"),  # int | None
     **dict.fromkeys(_in_each(_BUILTINS, "type"), "type_of"),  # type(None)
 }
 
@@ -232,17 +241,29 @@ PATTERNS: tuple[tuple[str, str, str], ...] = (
     (r"torch\.return_types", r"\w+", "data"),  # what torch.max and its like give back
     (r"transformers\.modeling_outputs", r"\w+", "data"),
     (r"torchvision\.models\..*", r"\w+_Weights", "enum"),
+    (r"pandas(\..*)?", r"\w+Dtype", "data"),
+    (r"pandas\._libs\.tslibs\.offsets", r"[A-Z]\w+", "data"),
+    (r"scipy\.interpolate\..*", r"interp1d", "bare"),
     (r"scipy\.sparse\..*", r"(bsr|coo|csc|csr|dia|dok|lil)_(matrix|array)", "bare"),
 )
 
 # What these give back exists already, outside of the file: changing it would change the program.
 SHARED: Names = _names("logging", "getLogger") | _names("torch.nn.backends.thnn", "_get_thnn_function_backend")
 
-# Built-in types dill may name as text.
-CONTAINERS: frozenset[str] = frozenset(
-    "dict list set tuple frozenset int float str bool bytes slice complex range object type NoneType OrderedDict "
-    "bytearray PartialType SimpleNamespace MethodType GenericAlias".split()
-) | frozenset(_ERRORS.split())
+# Types that dill's ``_load_type`` and cloudpickle's ``_builtin_type`` name as text, and what they stand for.
+NAMED_TYPES: dict[str, tuple[str, str]] = {
+    **{
+        name: ("builtins", name)
+        for name in "dict list set tuple frozenset int float str bool bytes slice complex range object type "
+        f"bytearray {_ERRORS}".split()
+    },
+    "OrderedDict": ("collections", "OrderedDict"),
+    "NoneType": ("types", "NoneType"),
+    "PartialType": ("functools", "partial"),
+    "MethodType": ("types", "MethodType"),
+    "GenericAlias": ("types", "GenericAlias"),
+    "SimpleNamespace": ("types", "SimpleNamespace"),
+}
 
 # Attributes that known code looks up on an *instance* and calls while a file is loaded: CPython's BUILD, APPENDS and
 # ADDITEMS, dict.update, torch's rebuilders and the ``__setstate__`` methods of layers and optimizers. Names with two
@@ -267,6 +288,11 @@ MODEL_NAMES: frozenset[str] = frozenset(
 # Text these attributes of a saved model hold is evaluated when a trainer builds the model from it (``parse_model`` of
 # ultralytics 8.x and yolov5 calls ``eval`` on the activation and, in older releases, on modules and their arguments).
 EVALUATED: frozenset[str] = frozenset({"yaml"})
+
+# What a row ``[from, repeats, module, arguments]`` of such a yaml may name: ``parse_model`` calls whatever it finds
+# under that name among its own globals. Of the classes there, these are no layers.
+LAYER_NAME = r"((torch\.)?nn\.|torchvision\.ops\.)?[A-Z]\w*"
+NOT_LAYERS: frozenset[str] = frozenset("YAML Path LOGGER SafeUnpickler SafeClass Ensemble AutoBackend".split())
 
 # Modules that do something when they are imported, beside those called ``__main__``.
 EFFECTS_OF_IMPORT: frozenset[str] = frozenset(
@@ -293,7 +319,7 @@ EXECUTABLES: frozenset[str] = frozenset(
 
 # Modules below a class tree whose classes open files or evaluate text when they get their state or are made.
 OPENERS: tuple[str, ...] = (
-    r"transformers(\..*)?\.tokenization_\w+",  # SentencePiece tokenizers load their vocabulary in __setstate__
+    r"transformers(\..*)?\.tokenization_(?!utils)\w+",  # SentencePiece tokenizers load their vocabulary in __setstate__
     r"transformers\.integrations(\..*)?",  # NeptuneCallback.__del__ deletes a folder that its state names
     r"ultralytics\.nn\.(autobackend|backends)(\..*)?",
     r"(pytorch_lightning|lightning\.(pytorch|fabric))\.strategies(\..*)?",
@@ -344,13 +370,12 @@ CLASS_TREES: tuple[str, ...] = (
     "accelerate",
     "composer",
     "deepspeed",
-    "pandas.core",
-    "pandas._libs",
+    "pandas",
 )
 
 # Of these, the trees whose classes are layers, transforms and the like: an instance can be called.
 CALLABLE_TREES: tuple[str, ...] = tuple(
-    tree for tree in CLASS_TREES if tree not in ("omegaconf", "pandas.core", "pandas._libs", "accelerate", "deepspeed")
+    tree for tree in CLASS_TREES if tree not in ("omegaconf", "pandas", "accelerate", "deepspeed")
 )
 
 # Packages whose functions are no data: a lower-case name of theirs that is called and not listed is dangerous.
@@ -371,7 +396,8 @@ WELL_KNOWN: frozenset[str] = frozenset(
     six pygments send2trash psutil git gitdb invoke packaging filelock portalocker appdirs platformdirs watchdog
     watchfiles humanfriendly cpuinfo thop pycocotools albumentations roboflow decorator traitlets prompt_toolkit jedi
     parso ptyprocess wcwidth colorama termcolor tabulate mako markupsafe loguru tenacity backoff apscheduler schedule
-    isal natsort ultralytics_thop ultralytics_hub pyarrow cachetools diskcache execnet pluggy py
+    deepdiff charset_normalizer dateutil isal natsort ultralytics_thop ultralytics_hub cachetools diskcache execnet
+    pluggy py
     cryptography OpenSSL twisted gevent eventlet trio anyio uvloop h5py tables zarr pyarrow polars picklescan fickling
     """.split()
 )

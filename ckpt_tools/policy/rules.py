@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent
 from ckpt_tools.pickles.nodes import Node, SetNode, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import inert, names_in, plain_type, result_rule, run_under
-from ckpt_tools.policy.known import BIT_GENERATORS, CONTAINERS, REBUILDERS
-from ckpt_tools.policy.names import Tier, callable_tree, in_tree, is_class, rule_of, tier_of
+from ckpt_tools.policy.kinds import callee_of, inert, names_in, plain_type, result_rule, run_under
+from ckpt_tools.policy.known import BIT_GENERATORS, NAMED_TYPES, REBUILDERS
+from ckpt_tools.policy.names import Tier, callable_tree, in_tree, is_class, rule_of, tier_of, well_known
 
 __all__ = ["RULES", "Uses", "handed_over", "running", "state_problem"]
 
@@ -177,12 +177,20 @@ def _attribute(call: Call, uses: Uses) -> str:
     match call.args:
         case (GlobalRef() as owner, str() as name) if is_class(owner.name) and _public(name):
             return ""
+        case (GlobalRef() as owner, str() as name) if rule_of(owner.module, owner.name) in ("layer", "bare"):
+            return "" if name.isidentifier() and not name.startswith("__") else ONLY_PUBLIC
         case (GlobalRef(module="zoneinfo", name="ZoneInfo"), "_unpickle"):
             return ""
         case (Call() as owner, str() as name) if name.isidentifier() and not name.startswith("__"):
-            if result_rule(owner) == "layer" and owner.target is not None and callable_tree(owner.target.module):
+            target = owner.target
+            if target is not None and result_rule(owner) == "layer" and callable_tree(target.module):
                 return ""
-    return "only a public attribute of a named class is plain data"
+            if target is not None and not result_rule(owner) and not well_known(target.module):
+                return ""  # an attribute of user code, which is a warning by itself
+    return ONLY_PUBLIC
+
+
+ONLY_PUBLIC = "only a public attribute of a named class is plain data"
 
 
 def _public(name: str) -> bool:
@@ -200,11 +208,19 @@ def _nested(call: Call, uses: Uses) -> str:
     return "it loads bytes that are not in the file"
 
 
-def _builtin_type(call: Call, uses: Uses) -> str:
+def _named_type(call: Call, uses: Uses) -> str:
     match call.args:
-        case (str() as name,) if name in CONTAINERS:
+        case (str() as name,) if name in NAMED_TYPES:
             return ""
-    return "only a built-in container is plain data"
+    return "only a built-in type is plain data"
+
+
+def _method(call: Call, uses: Uses) -> str:
+    """A method bound to an object: ``MethodType(getattr(Module, 'state_dict'), model)``."""
+    match call.args:
+        case (Call() as function, owner) if result_rule(function) == "attribute" and isinstance(owner, Call):
+            return "" if result_rule(owner) in ("layer", "") and callee_of(owner) is not None else ONLY_PUBLIC
+    return ONLY_PUBLIC
 
 
 def _partial(call: Call, uses: Uses) -> str:
@@ -308,17 +324,28 @@ def _dill_array(call: Call, uses: Uses) -> str:
             if rule_of(function.module, function.name) != "array":
                 return "it calls something that makes no array"
             inner = _array(Call(function, args, "reduce", call.position), uses)
+            held = state[:-1] if isinstance(state[-1:], tuple) and isinstance(state[-1], list) else state
             plain = all(part is None or isinstance(part, dict) for part in attributes)
-            return inner or ("" if inert(state) and plain and inert(list(attributes)) else NOT_DATA)
+            return inner or ("" if inert(held) and plain and inert(list(attributes)) else NOT_DATA)
     return NOT_DATA
 
 
 def _subscript(call: Call, uses: Uses) -> str:
     """``typing.Optional[int]`` and the like, written as ``operator.getitem(typing.Optional, int)``."""
     match call.args:
+        case (GlobalRef(module="typing", name="Literal"), argument) if inert(argument):
+            return ""
         case (owner, argument) if _type_form(owner) and _type_form(argument):
             return ""
     return "only a type is subscripted in plain data"
+
+
+def _union(call: Call, uses: Uses) -> str:
+    """``int | None``, written as ``functools.reduce(operator.or_, (int, type(None)))``."""
+    match call.args:
+        case (GlobalRef(module="operator" | "_operator", name="or_"), tuple() as types) if _type_form(types):
+            return ""
+    return "only a union of types is plain data"
 
 
 def _type_form(node: Node) -> bool:
@@ -331,7 +358,7 @@ def _type_form(node: Node) -> bool:
         elif isinstance(node, GlobalRef):
             if not (node.module in TYPE_MODULES or is_class(node.name) or plain_type(node)):
                 return False
-        elif not (node is None or result_rule(node) in ("subscript", "type_of", "builtin_type")):
+        elif not (node is None or result_rule(node) in ("subscript", "union", "type_of", "named_type")):
             return False
     return True
 
@@ -352,7 +379,8 @@ RULES: dict[str, Rule] = {
     "attribute": _attribute,
     "bare": _bare,
     "bit_generator": _bit_generator,
-    "builtin_type": _builtin_type,
+    "method": _method,
+    "named_type": _named_type,
     "data": _data,
     "dill_array": _dill_array,
     "enum": _enum,
@@ -373,6 +401,7 @@ RULES: dict[str, Rule] = {
     "storage": _storage,
     "subscript": _subscript,
     "type_of": _type_of,
+    "union": _union,
     "value": _value,
 }
 
@@ -380,9 +409,9 @@ RULES: dict[str, Rule] = {
 def state_problem(state: Node, layer: bool) -> str:
     """What is wrong with what BUILD gives an object: a dictionary, a pair (attributes, slots), or other plain data."""
     pair = isinstance(state, tuple) and len(state) == 2
-    parts = state if pair else (state,)
-    for part in parts:
-        if isinstance(part, (GlobalRef, Persistent)) or (isinstance(part, Call) and not _known_state(part)):
+    for part in state if isinstance(state, tuple) else (state,):
+        whole = part is state or pair
+        if whole and (isinstance(part, (GlobalRef, Persistent)) or (isinstance(part, Call) and not _known_state(part))):
             return "the state of an object is computed while loading"
         if is_mapping(part) and any(isinstance(key, (Call, GlobalRef, Persistent)) for key, _ in pairs_of(part)):
             return "the name of an attribute is computed while loading"

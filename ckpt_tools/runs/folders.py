@@ -73,7 +73,7 @@ def find_runs(folder: Path, backups: bool = False) -> list[Run]:
 
     Raises ``CkptError`` where there is no such folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CkptError(f"{folder} is no folder; name a run folder, or one with runs in it")
     found: dict[Path, list[tuple[Path, os.stat_result]]] = {}
     for room in _rooms(folder):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ckpt_tools.findings import as_text
 from ckpt_tools.pickles import Call, GlobalRef, SetNode, pairs_of
 from ckpt_tools.pickles.nodes import Node
 from ckpt_tools.tensors import TensorRef
@@ -54,6 +55,15 @@ def class_name(node: Node) -> str:
     return node.path
 
 
+def bound_to(node: Node) -> Node:
+    """The object a saved method belongs to (``model.state_dict`` without its parentheses), ``None`` for other nodes."""
+    if isinstance(node, Call) and node.path in ("builtins.getattr", "__builtin__.getattr"):
+        match node.args:
+            case (Call() as owner, str()):
+                return owner
+    return None
+
+
 def is_module(node: Node) -> bool:
     """Whether a node is a pickled module: an object whose state has parameters and submodules."""
     if not isinstance(node, Call) or not node.states:
@@ -78,7 +88,7 @@ def layers(root: Node) -> Iterator[tuple[Layer, bool]]:
             continue
         count += 1
         attributes = attributes_of(node)
-        inside = [(str(key), child) for key, child in pairs_of(attributes.get("_modules"))]
+        inside = [(as_text(key), child) for key, child in pairs_of(attributes.get("_modules"))]
         yield Layer(name, class_name(node), attributes, children=tuple(key for key, _ in inside)), id(node) in seen
         seen.add(id(node))
         prefix = name + "." if name else ""
@@ -92,11 +102,11 @@ def module_tensors(root: Node, tensors: Mapping[int, TensorRef]) -> list[tuple[L
     for layer, _ in found:
         for key, node in pairs_of(layer.attributes.get("_parameters")):
             if id(node) in tensors:
-                layer.parameters[str(key)] = tensors[id(node)]
+                layer.parameters[as_text(key)] = tensors[id(node)]
         passing = set(map(str, set_items(layer.attributes.get("_non_persistent_buffers_set"))))
         for key, node in pairs_of(layer.attributes.get("_buffers")):
             if id(node) in tensors and key not in passing:
-                layer.buffers[str(key)] = tensors[id(node)]
+                layer.buffers[as_text(key)] = tensors[id(node)]
     return found
 
 

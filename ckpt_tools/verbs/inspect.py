@@ -8,6 +8,7 @@ from typing import Any
 
 from ckpt_tools.api import OpenCheckpoint, Tensor
 from ckpt_tools.checkpoint import Checkpoint, read_ledger
+from ckpt_tools.findings import as_text
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.metrics import metrics_of
 from ckpt_tools.layouts.parts import dict_of
@@ -129,7 +130,7 @@ def tree(checkpoint: Checkpoint, depth: int = 3) -> Iterator[str]:
         seen.add(id(node))
         if len(inside) > LONGEST_LIST:
             waiting.append((f"… {len(inside) - LONGEST_LIST} more", None, level + 1))
-        waiting.extend((str(name), child, level + 1) for name, child in reversed(inside[:LONGEST_LIST]))
+        waiting.extend((as_text(name), child, level + 1) for name, child in reversed(inside[:LONGEST_LIST]))
 
 
 def _label(node: Node, checkpoint: Checkpoint) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.checks.values import underflowed_states
-from ckpt_tools.findings import CkptError
-from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.findings import CkptError, as_text
+from ckpt_tools.layouts.parts import dict_of, plain, rounded
 from ckpt_tools.layouts.ultralytics import auto_choices, group_rules
 from ckpt_tools.pickles import Call, pairs_of
 from ckpt_tools.pickles.nodes import Node
@@ -39,7 +39,11 @@ def group_order(case: Case) -> None:
         raise CkptError(f"the optimizer's groups can't be brought into the order of {case.target}")
     optimizer, left_out = made
     case.put(part.path, optimizer)
-    names = [name for name in part.tensors if name.startswith(tuple(f"state.{key}." for key in _keys(case, left_out)))]
+    names = [
+        name
+        for name in part.tensors
+        if name.startswith(tuple(f"state.{as_text(key)}." for key in _keys(case, left_out)))
+    ]
     case.record(part, Outcome.SALVAGED if left_out else Outcome.EDITED, None, names)
     order = "musgd_order" if is_muon(part.groups) else "order"
     listed = ", ".join(group_rules(wanted)[order])
@@ -189,7 +193,7 @@ def initial_lr(case: Case) -> None:
     rates = [plain(group.options.get("lr")) for group in part.groups]
     least = min((rate for rate in rates if isinstance(rate, (int, float)) and rate > 0), default=0)
     for group, current in zip(groups if isinstance(groups, list) else [], rates):
-        factor = round(current / least) if isinstance(current, (int, float)) and least else 1
+        factor = rounded(current / least) if isinstance(current, (int, float)) and least else 1
         began = rate * (factor if factor in (1, 3) else 1)
         if isinstance(group, dict):
             group.setdefault("initial_lr", began)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from ckpt_tools.configs import read_settings
 from ckpt_tools.findings import CkptError
-from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.layouts.parts import dict_of, plain, rounded
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures.arguments import save_dir
 from ckpt_tools.plans.grafts import fitting, graft_args, graft_module
@@ -29,13 +31,15 @@ def ema_counter(case: Case) -> None:
     for donor in case.nearest:
         theirs = donor.found.value("updates")
         if isinstance(theirs, (int, float)) and donor.epoch is not None and here is not None:
-            count = round(theirs * (here + 1) / (donor.epoch + 1))
+            count = rounded(theirs * (here + 1) / (donor.epoch + 1))
+            if count is None:
+                continue
             case.put("updates", count)
             case.do("no-ema-counter", f"updates {count}, from {donor.name}'s {theirs:g}", loss=True)
             return
     part = case.part("optimizer")
     steps = [case.found.number(state["step"]) for state in part.state.values() if "step" in state] if part else []
-    known = [round(step) for step in steps if isinstance(step, (int, float))]
+    known = [count for step in steps if isinstance(step, (int, float)) and (count := rounded(step)) is not None]
     count = max(known, default=0) or TYPICAL_UPDATES * ((here or 0) + 1)
     source = "the optimizer's own count of steps" if known else f"an estimate: {TYPICAL_UPDATES} for each epoch"
     case.put("updates", count)
@@ -97,7 +101,9 @@ def epoch_missing(case: Case) -> None:
         return
     path = case.draft.checkpoint.path
     epoch = trained_epoch(case.found, case.original)
-    table = next((f for f in (path.parent / "results.csv", path.parent.parent / "results.csv") if f.is_file()), None)
+    table = next(
+        (f for f in (path.parent / "results.csv", path.parent.parent / "results.csv") if os.path.isfile(f)), None
+    )
     if epoch is not None:
         case.set_epoch(epoch, "from the results stored in it")
     elif table is not None and case.original.name.startswith("last"):
@@ -154,7 +160,7 @@ def _args_at_hand(case: Case) -> None:
             return
     folder = case.draft.checkpoint.path.parent
     for name in ("args.yaml", "opt.yaml", "../args.yaml", "../opt.yaml"):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             graft_args(case, read_settings(folder / name), name, consent=False)
             return
     raise CkptError("the training arguments are missing; name them with --args-from args.yaml")

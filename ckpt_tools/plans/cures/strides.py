@@ -30,7 +30,7 @@ def make_contiguous(case: Case, repeated: bool = False) -> None:
         if container is None or not _odd(tensor) or (_repeats(tensor) and not repeated):
             continue
         assert tensor.storage is not None
-        if _repeats(tensor) and tensor.nbytes > LARGEST:
+        if tensor.nbytes > max(LARGEST, 0 if _repeats(tensor) else tensor.storage.nbytes):
             raise CkptError(
                 f"a view of {tensor.storage.nbytes} bytes would become {tensor.nbytes}; save a copy of its values"
             )
@@ -50,8 +50,9 @@ def _odd(tensor: TensorRef) -> bool:
 
 
 def _repeats(tensor: TensorRef) -> bool:
-    """Whether a tensor has more values than there are in its storage."""
-    return any(step == 0 and length > 1 for step, length in zip(tensor.stride, tensor.shape))
+    """Whether a tensor shows values of its storage several times: all along a dimension, or far too many by overlaps."""
+    overlaps = tensor.numel > tensor.span[1] and tensor.nbytes > LARGEST
+    return overlaps or any(step == 0 and length > 1 for step, length in zip(tensor.stride, tensor.shape))
 
 
 def _straighten(
@@ -74,7 +75,8 @@ def _straighten(
             raw = np.frombuffer(tensor_raw(container, tensor), f"V{tensor.dtype.size}")
         except (KeyError, MemberError) as error:
             raise CkptError(f"a tensor's bytes can't be read: {error}; repair the file first") from error
-        steps = tuple(step * tensor.dtype.size for step in tensor.stride)
+        sizes = zip(tensor.shape, tensor.stride)
+        steps = tuple(step * tensor.dtype.size if length > 1 else 0 for length, step in sizes)
         view = np.lib.stride_tricks.as_strided(raw, tensor.shape, steps, writeable=False)
         return np.ascontiguousarray(view).tobytes()
 

@@ -22,7 +22,7 @@ from ckpt_tools.plans.cures.optimizer import (
 from ckpt_tools.plans.cures.portable import numpy2_names, path_objects
 from ckpt_tools.plans.cures.progress import ema_counter, epoch_mark, missing_role, scaler_empty, stopper, stripped
 from ckpt_tools.plans.cures.strides import make_contiguous
-from ckpt_tools.plans.cures.weights import name_prefix, non_finite
+from ckpt_tools.plans.cures.weights import name_prefix, non_finite, saved_method
 
 __all__ = ["CURES", "Cure"]
 
@@ -37,6 +37,7 @@ class Cure:
 
 
 CURES: dict[str, Cure] = {
+    "saved-method": Cure(saved_method, "the object itself instead of a method of it that was saved"),
     "stripped": Cure(stripped, "make a stripped file resumable again"),
     "missing-role": Cure(missing_role, "arguments and epoch from the run folder"),
     "epoch-mark": Cure(epoch_mark, "the epoch the weights are of"),

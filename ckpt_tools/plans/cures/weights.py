@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.portability import PREFIXES
 from ckpt_tools.checks.values import nonfinite_tensors
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, as_text
 from ckpt_tools.pickles import is_mapping
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.edits import rename_keys
@@ -13,7 +13,7 @@ from ckpt_tools.plans.grafts import fitting, graft_weights
 from ckpt_tools.plans.model import Outcome
 from ckpt_tools.plans.salvage import leave_states_out, rebase, replace_by_twin, twin_of
 
-__all__ = ["name_prefix", "non_finite"]
+__all__ = ["name_prefix", "non_finite", "saved_method"]
 
 
 def non_finite(case: Case) -> None:
@@ -41,7 +41,7 @@ def non_finite(case: Case) -> None:
     if part_of is not None:
         bad = nonfinite_tensors(checkpoint, content, part_of)
         keys = {name.split(".")[1] for name in bad if name.startswith("state.")}
-        found = [key for key in part_of.state if str(key) in keys]
+        found = [key for key in part_of.state if as_text(key) in keys]
         if found:
             leave_states_out(case, part_of, found, "they hold NaN or infinity")
 
@@ -55,3 +55,11 @@ def name_prefix(case: Case) -> None:
             case.draft.edited = True
             case.record(part, Outcome.EDITED)
             case.do("name-prefix", f"{part.path or 'names'} without the prefix {prefix}")
+
+
+def saved_method(case: Case) -> None:
+    """A method that was saved instead of its result becomes the object it belongs to, as the file is read already."""
+    done = any(step.name == "saved-method" for step in case.steps)
+    if not done and any(fact.slug == "saved-method" for fact in case.draft.checkpoint.findings):
+        case.draft.edited = True
+        case.do("saved-method", "the object itself instead of its method")
