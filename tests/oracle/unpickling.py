@@ -144,6 +144,7 @@ class Vocabulary:
 
     classes: list[Class] = field(default_factory=list)
     busy: list[Class] = field(default_factory=list)  # whose special methods are written in Python
+    distinct: list[Class] = field(default_factory=list)  # one of those with the same special methods
     functions: list[tuple[str, str]] = field(default_factory=list)
     known: list[tuple[str, str]] = field(default_factory=list)
     methods: list[str] = field(default_factory=lambda: list(METHODS))
@@ -218,6 +219,8 @@ def _note_class(found: Vocabulary, module: str, qualified: str, thing: type) -> 
     found.classes.extend([made] * (9 if bare else 1))
     if words:
         found.busy.extend([made] * (9 if bare else 1))
+        if bare and not any(alike.words == made.words for alike in found.distinct):
+            found.distinct.append(made)
 
 
 def _words(function: Any) -> tuple[str, ...]:
@@ -228,6 +231,13 @@ def _words(function: Any) -> tuple[str, ...]:
     texts = [value for value in code.co_consts if isinstance(value, str) and value.isidentifier()]
     return (*code.co_names, *texts)
 
+
+CONSTANTS = (
+    NONE, TRUE, FALSE, EMPTY_TUPLE, EMPTY_DICT, EMPTY_LIST, b"G?\xe0\0\0\0\0\0\0", blob(EVIL), blob(HARMLESS),
+    text("__import__('os').system('exit 0')"), text("nowhere/x.pt"), text("cpu"), text("torch.strided"), text("MT19937"),
+    text("latin1"), text("f4"), text("O"), items(integer(2), integer(2)), items(text("x"), integer(1)),
+    listed(items(text("append"), integer(1))), name("torch", "float32"),
+)  # fmt: skip
 
 # --- generator ------------------------------------------------------------------------------------
 
@@ -251,6 +261,8 @@ class Writer:
             lambda: self.asked(self.instance(2)),
             lambda: self.acted(self.instance(2)),
             lambda: self.acted(self.thing(0)),
+            self.pointed,
+            lambda: self.asked(self.pointed()),
         )
         body = b""
         for _ in range(self.random.choice((1, 1, 2))):
@@ -262,6 +274,20 @@ class Writer:
                 self.memo, self.slots = kept
             body += scene
         return pickled(body + self.value(3), self.protocol)
+
+    FILLERS = (NONE, NONE, TRUE, FALSE, EMPTY_DICT, EMPTY_DICT, EMPTY_LIST, EMPTY_TUPLE, integer(1), text("x"))
+
+    def pointed(self) -> bytes:
+        """An object whose special methods find plain data under all they ask for, and one callable."""
+        made = self.random.choice(self.words.distinct)
+        words = [word for word in made.words if self.random.random() < 0.7]
+        filled = {word: self.random.choice(self.FILLERS) for word in words}
+        weapon = self.callable(sure=True)
+        for _ in range(self.random.choice((0, 0, 1))):
+            weapon = self.bare(Class("argparse", "Namespace"), 3) + EMPTY_DICT + self.key(made.words) + weapon + SETITEM + BUILD
+        filled[self.random.choice(made.words)] = weapon
+        state = EMPTY_DICT + MARK + b"".join(text(word) + value for word, value in filled.items()) + SETITEMS
+        return self.bare(made, 3) + state + BUILD
 
     def asked(self, made: bytes) -> bytes:
         """Something a known function or type, or a container's opcode, is given as its first argument."""
@@ -286,16 +312,10 @@ class Writer:
         return self.random.choice(kinds)()
 
     def constant(self) -> bytes:
-        choose = self.random.choice
-        return choose(
-            (
-                NONE, TRUE, FALSE, integer(self.random.randint(-2, 9)), EMPTY_TUPLE, EMPTY_DICT, EMPTY_LIST,
-                text(self.any_method()), text("__import__('os').system('exit 0')"), text("nowhere/x.pt"), text("cpu"),
-                text("torch.strided"), blob(EVIL), blob(HARMLESS), items(integer(2), integer(2)), self.named(("torch", "float32")),
-                b"G?\xe0\0\0\0\0\0\0", items(text("x"), integer(1)), listed(items(text("append"), integer(1))),
-                text("MT19937"), text("latin1"), text("f4"), text("O"),
-            )
-        )  # fmt: skip
+        kind = self.random.randrange(8)
+        if kind == 0:
+            return text(self.any_method())
+        return integer(self.random.randint(-2, 9)) if kind == 1 else self.random.choice(CONSTANTS)
 
     def container(self, depth: int) -> bytes:
         parts = [self.value(depth) for _ in range(self.random.randint(0, 3))]
@@ -334,9 +354,9 @@ class Writer:
 
     # callables
 
-    def callable(self) -> bytes:
+    def callable(self, sure: bool = False) -> bytes:
         """A name, a partial or an attribute: what could be called later."""
-        if self.random.random() > self.boldness:
+        if not sure and self.random.random() > self.boldness:
             return self.constant()
         kind = self.random.randrange(11)
         if kind < 2:
@@ -546,9 +566,6 @@ class Watch:
     def note(self, what: str) -> None:
         self.on = False
         self.seen.append(what)
-        if os.environ.get("TRACE"):
-            import traceback
-            self.seen[-1] += "\n" + "".join(traceback.format_stack()[-12:-2])
         self.on = True
         raise Seen(what)
 
