@@ -7,13 +7,12 @@ all of them for real; whatever runs there must be called ``unsafe``.
 
 from __future__ import annotations
 
-import io
 import shlex
 import struct
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from building import (
@@ -35,7 +34,6 @@ from building import (
     POP,
     REDUCE,
     SETITEM,
-    STACK_GLOBAL,
     TRUE,
     Member,
     Raw,
@@ -58,9 +56,7 @@ from building import (
     put,
     saved,
     shape_of,
-    stack_name,
     state_dict,
-    storage,
     tensor,
     text,
     torch_zip,
@@ -172,16 +168,16 @@ def instance_methods() -> Iterator[tuple[str, Attack]]:
             if trigger in OWN_METHOD.get(carrier, ()):
                 continue
 
-            def build(canary: str, made=made, method=method, weapon=weapon, fire=fire) -> bytes:  # type: ignore[no-untyped-def]
-                state = EMPTY_DICT + text(method) + weapon(canary) + SETITEM
-                if made is CARRIERS["parameter"]:
-                    made = call(
-                        name("torch._utils", "_rebuild_parameter_with_state"), META, TRUE, call(ORDERED_DICT), state
-                    )
-                    return made + fire(canary)
-                return made + state + BUILD + fire(canary)
+            yield f"{trigger}_of_{carrier}", Attack("A1", zipped(partial(fired, made, method, weapon, fire)))
 
-            yield f"{trigger}_of_{carrier}", Attack("A1", zipped(build))
+
+def fired(made: bytes, method: str, weapon: Builder, fire: Builder, canary: str) -> bytes:
+    """An object that gets a callable under a method's name, and the opcodes that make the unpickler call it."""
+    state = EMPTY_DICT + text(method) + weapon(canary) + SETITEM
+    if made is CARRIERS["parameter"]:
+        with_state = name("torch._utils", "_rebuild_parameter_with_state")
+        return call(with_state, META, TRUE, call(ORDERED_DICT), state) + fire(canary)
+    return made + state + BUILD + fire(canary)
 
 
 def injected(payload: bytes, base: str = "plain-loop.pt") -> bytes:
@@ -237,14 +233,30 @@ def shared_dict(canary: str) -> bytes:
 
 
 def second_build(canary: str) -> bytes:
-    return CARRIERS["namespace"] + mapping(a=integer(1)) + BUILD + mapping(append=LOAD) + BUILD + blob(evil(canary)) + APPEND  # fmt: skip
+    return (
+        CARRIERS["namespace"]
+        + mapping(a=integer(1))
+        + BUILD
+        + mapping(append=LOAD)
+        + BUILD
+        + blob(evil(canary))
+        + APPEND
+    )
 
 
 def through_memo(canary: str) -> bytes:
     return (
-        CARRIERS["namespace"] + put(90) + POP + get(90) + mapping(append=LOAD) + BUILD + POP + get(90)
-        + blob(evil(canary)) + APPEND
-    )  # fmt: skip
+        CARRIERS["namespace"]
+        + put(90)
+        + POP
+        + get(90)
+        + mapping(append=LOAD)
+        + BUILD
+        + POP
+        + get(90)
+        + blob(evil(canary))
+        + APPEND
+    )
 
 
 def through_dup(canary: str) -> bytes:
@@ -302,14 +314,21 @@ def attribute_dict(canary: str) -> bytes:
     return made + text("append") + LOAD + SETITEM + blob(evil(canary)) + APPEND
 
 
+def method_in(place: str, _canary: str) -> bytes:
+    return mapping(**{place: mapping(append=LOAD)})
+
+
 LAYER = ("torch.nn.modules.linear", "Linear")
 ELSEWHERE: Mapping[str, Attack] = {
     **{
-        f"method_in_{place}": Attack("A1", through(*LAYER, lambda _, place=place: mapping(**{place: mapping(append=LOAD)})))  # type: ignore[misc]
+        f"method_in_{place}": Attack("A1", through(*LAYER, partial(method_in, place)))
         for place in ("_parameters", "_buffers", "_modules")
     },
     "method_in_layer_extend": Attack(
-        "A1", through(*LAYER, lambda canary: mapping(_modules=mapping(extend=with_anything(canary))), lambda _: NONE + APPEND)
+        "A1",
+        through(
+            *LAYER, lambda canary: mapping(_modules=mapping(extend=with_anything(canary))), lambda _: NONE + APPEND
+        ),
     ),
     "method_in_attribute_dict": Attack("A1", zipped(attribute_dict)),
     "method_in_batch": Attack(
@@ -318,7 +337,9 @@ ELSEWHERE: Mapping[str, Attack] = {
     ),
     "method_of_proxied_loader": Attack(
         "A1",
-        through("accelerate.data_loader", "DataLoaderAdapter", lambda _: mapping(base_dataloader=armed("append", LOAD))),
+        through(
+            "accelerate.data_loader", "DataLoaderAdapter", lambda _: mapping(base_dataloader=armed("append", LOAD))
+        ),
     ),
     "method_of_list": Attack(
         "A1",
@@ -350,7 +371,9 @@ ELSEWHERE: Mapping[str, Attack] = {
 }
 
 STATES: Mapping[str, Attack] = {
-    "key_of_torch_version": Attack("A1", key_spelled(call(name("torch.torch_version", "TorchVersion"), text("append")))),
+    "key_of_torch_version": Attack(
+        "A1", key_spelled(call(name("torch.torch_version", "TorchVersion"), text("append")))
+    ),
     "key_of_str_call": Attack("A1", key_spelled(call(name("builtins", "str"), text("append")))),
     "key_of_python2_text": Attack("A1", key_spelled(b"U\x06append")),
     "key_from_memo": Attack("A1", key_spelled(text("append") + put(88) + POP + get(88))),
@@ -421,16 +444,14 @@ FORMATS: Mapping[str, Attack] = {
 # --- A1: known functions that ask their arguments for methods --------------------------------------
 
 
-def asked(
-    method: str, function: Callable[[bytes], bytes], carrier: str = "namespace"
-) -> Attack:
+def asked(method: str, function: Callable[[bytes], bytes], carrier: str = "namespace") -> Attack:
     """A known function given an object whose ``method`` is the payload."""
-    return Attack(
-        "A1", zipped(lambda canary: function(armed(method, without_arguments(canary), carrier)))
-    )
+    return Attack("A1", zipped(lambda canary: function(armed(method, without_arguments(canary), carrier))))
 
 
-def known(module: str, qualified: str, before: tuple[bytes, ...] = (), after: tuple[bytes, ...] = ()) -> Callable[[bytes], bytes]:  # fmt: skip
+def known(
+    module: str, qualified: str, before: tuple[bytes, ...] = (), after: tuple[bytes, ...] = ()
+) -> Callable[[bytes], bytes]:
     return lambda argument: call(name(module, qualified), *before, argument, *after)
 
 
@@ -453,15 +474,21 @@ def symbolic(method: str, function: Callable[[bytes], bytes]) -> Attack:
         "A1",
         zipped(
             lambda canary: function(
-                name("torch", "SymInt") + EMPTY_TUPLE + NEWOBJ
-                + EMPTY_DICT + text("node") + armed(method, without_arguments(canary)) + SETITEM + BUILD
+                name("torch", "SymInt")
+                + EMPTY_TUPLE
+                + NEWOBJ
+                + EMPTY_DICT
+                + text("node")
+                + armed(method, without_arguments(canary))
+                + SETITEM
+                + BUILD
             )
         ),
-    )  # fmt: skip
+    )
 
 
-def loss_over(canary: str, qualified: str = "v8DetectionLoss", module: str = "ultralytics.utils.loss") -> bytes:
-    return call(name(module, qualified), armed("parameters", without_arguments(canary)))
+def loss_over(qualified: str, canary: str) -> bytes:
+    return call(name("ultralytics.utils.loss", qualified), armed("parameters", without_arguments(canary)))
 
 
 DUCKS: Mapping[str, Attack] = {
@@ -479,10 +506,12 @@ DUCKS: Mapping[str, Attack] = {
     ),
     "detach_for_parameter_in_rebuilder": asked(
         "detach",
-        lambda held: call(FROM_TYPE, name("torch._utils", "_rebuild_parameter"), PARAMETER, items(held, TRUE, NONE), NONE),
+        lambda held: call(
+            FROM_TYPE, name("torch._utils", "_rebuild_parameter"), PARAMETER, items(held, TRUE, NONE), NONE
+        ),
     ),
     **{
-        f"parameters_for_{qualified}": Attack("A1", zipped(lambda canary, q=qualified: loss_over(canary, q)))
+        f"parameters_for_{qualified}": Attack("A1", zipped(partial(loss_over, qualified)))
         for qualified in ("v8DetectionLoss", "v8SegmentationLoss", "v8PoseLoss", "v8OBBLoss")
     },
     **{
@@ -496,7 +525,10 @@ DUCKS: Mapping[str, Attack] = {
             ("torch", "Size"),
         )
     },
-    **{f"values_for_{qualified}": iterated(known("builtins", qualified)) for qualified in ("set", "list", "tuple", "bytearray", "bytes")},
+    **{
+        f"values_for_{qualified}": iterated(known("builtins", qualified))
+        for qualified in ("set", "list", "tuple", "bytearray", "bytes")
+    },
     "values_for_newobj_frozenset": iterated(lambda held: name("builtins", "frozenset") + items(held) + NEWOBJ),
     "values_for_newobj_tuple": iterated(lambda held: name("builtins", "tuple") + items(held) + NEWOBJ),
     "symbolic_key": symbolic("is_nested_int", lambda held: EMPTY_DICT + held + NONE + SETITEM),
@@ -504,7 +536,7 @@ DUCKS: Mapping[str, Attack] = {
     "symbolic_frozenset": symbolic("is_nested_int", lambda held: MARK + held + FROZENSET),
     "symbolic_bool": symbolic("is_constant", known("builtins", "bool")),
     "symbolic_int": symbolic("int_", known("builtins", "int")),
-}  # fmt: skip
+}
 
 # --- A2: constructors and __setstate__ --------------------------------------------------------------
 
@@ -537,7 +569,9 @@ def swallowed_in_storage(canary: str) -> bytes:
     room = -len(hidden) % 4
     data = hidden + bytes(room)
     count = len(data) // 4
-    key = items(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(count), NONE) + BINPERSID
+    key = (
+        items(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(count), NONE) + BINPERSID
+    )
     made = call(REBUILD, key, integer(0), shape_of(count), shape_of(1), FALSE, call(ORDERED_DICT))
     body = mapping(note=text("x" * LONG), weight=made)
     whole = legacy(body, storages=struct.pack("<q", count) + data)
@@ -551,7 +585,13 @@ def frame_of(position: int) -> Builder:
 
     def build(canary: str) -> bytes:
         hidden = pickled(call(name("os", "system"), text("touch " + shlex.quote(canary))), 2)
-        parts = [integer(LEGACY_MAGIC), integer(LEGACY_PROTOCOL), mapping(little_endian=TRUE), mapping(note=text("x" * LONG), weight=legacy_tensor()), listed(text("0"))]  # fmt: skip
+        parts = [
+            integer(LEGACY_MAGIC),
+            integer(LEGACY_PROTOCOL),
+            mapping(little_endian=TRUE),
+            mapping(note=text("x" * LONG), weight=legacy_tensor()),
+            listed(text("0")),
+        ]
         pickles = [pickled(part, 2) for part in parts]
         following = b"".join(pickles[position + 1 :]) + struct.pack("<q", 4) + bytes(16 + LONG)
         body = parts[position] + b"."
@@ -587,7 +627,15 @@ def stream_and_tar(canary: str) -> bytes:
     whole = old_tar({"storages": tar_pickle(canary)}, first=leading + b"\x80\x02B" + bytes(4))
     opening = leading + b"\x80\x02B" + struct.pack("<I", len(whole) - len(leading) - 7)
     tar = old_tar({"storages": tar_pickle(canary)}, first=opening)
-    return tar + POP + mapping(weight=legacy_tensor()) + b"." + pickled(listed(text("0")), 2) + struct.pack("<q", 4) + bytes(16)  # fmt: skip
+    return (
+        tar
+        + POP
+        + mapping(weight=legacy_tensor())
+        + b"."
+        + pickled(listed(text("0")), 2)
+        + struct.pack("<q", 4)
+        + bytes(16)
+    )
 
 
 def state_on_module(canary: str) -> bytes:
@@ -608,7 +656,9 @@ def state_on_module_zip(canary: str) -> bytes:
 def attribute_of_module(canary: str) -> bytes:
     """A persistent id that hands back an instance instead of a class, and is then given a state."""
     module = items(text("module"), CARRIERS["namespace"], NONE, NONE) + BINPERSID
-    return legacy(mapping(weight=legacy_tensor(), extra=module + mapping(extend=with_anything(canary)) + BUILD + NONE + APPEND))  # fmt: skip
+    return legacy(
+        mapping(weight=legacy_tensor(), extra=module + mapping(extend=with_anything(canary)) + BUILD + NONE + APPEND)
+    )
 
 
 def callable_module(canary: str) -> bytes:
@@ -676,20 +726,22 @@ READERS: Mapping[str, Attack] = {
     "empty_setitems": Attack("A4", after(NONE + MARK + SETITEMS)),
     "empty_appends": Attack("A4", after(NONE + MARK + APPENDS)),
     "empty_additems": Attack("A4", after(NONE + MARK + ADDITEMS)),
-    "large_integer_keys": Attack(
-        "A4", after(EMPTY_DICT + b"\x8a\xff" + b"\x7f" * 255 + NONE + SETITEM)
-    ),
+    "large_integer_keys": Attack("A4", after(EMPTY_DICT + b"\x8a\xff" + b"\x7f" * 255 + NONE + SETITEM)),
     "colliding_keys": Attack(
         "A4",
-        after(EMPTY_DICT + MARK + b"".join(integer((index + 1) * (2**61 - 1)) + NONE for index in range(1100)) + SETITEMS),
+        after(
+            EMPTY_DICT + MARK + b"".join(integer((index + 1) * (2**61 - 1)) + NONE for index in range(1100)) + SETITEMS
+        ),
     ),
     "python2_bytes": Attack("A4", after(b"S'a\\x41'\n")),
-}  # fmt: skip
+}
 
 # --- A5: functions under other packages' names ------------------------------------------------------
 
 
-def calling(module: str, qualified: str, *arguments: Callable[[str], bytes], spelled: Callable[[str, str], bytes] = name) -> Attack:  # fmt: skip
+def calling(
+    module: str, qualified: str, *arguments: Callable[[str], bytes], spelled: Callable[[str, str], bytes] = name
+) -> Attack:
     return Attack(
         "A5",
         zipped(lambda canary: call(spelled(module, qualified), *(argument(canary) for argument in arguments))),
@@ -714,11 +766,27 @@ def expression(canary: str) -> bytes:
 
 def just(value: bytes) -> Callable[[str], bytes]:
     return lambda _canary: value
+
+
+def layers(*rows: bytes, **entries: bytes) -> bytes:
+    return mapping(
+        nc=integer(2), ch=integer(3), channels=integer(3), backbone=listed(*rows), head=EMPTY_LIST, **entries
+    )
+
+
+def layer(kind: str, *arguments: bytes) -> bytes:
+    return listed(integer(-1), integer(1), text(kind), listed(*arguments))
+
+
+def evaluated(canary: str) -> bytes:
+    return layers(layer("nn.Identity"), activation=expression(canary))
+
+
 BASES: Mapping[str, Attack] = {
     "base_model": reconstructed(
         ("ultralytics.nn.tasks", "DetectionModel"),
         ("ultralytics.nn.tasks", "DetectionModel"),
-        lambda canary: layers(layer("nn.Identity"), activation=expression(canary)),
+        evaluated,
     ),
     "base_ordered_dict": reconstructed(
         ("collections", "OrderedDict"),
@@ -777,21 +845,31 @@ def group_state(canary: str) -> bytes:
 
 
 TRAINERS: Mapping[str, Attack] = {
-    "parameter_detaches": made("torch.nn.parameter", "Parameter", lambda canary: armed("detach", without_arguments(canary))),
+    "parameter_detaches": made(
+        "torch.nn.parameter", "Parameter", lambda canary: armed("detach", without_arguments(canary))
+    ),
     "parameter_detaches_ex": Attack(
         "A2",
         zipped(
-            lambda canary: PARAMETER + EMPTY_TUPLE + mapping(data=armed("detach", without_arguments(canary))) + NEWOBJ_EX
+            lambda canary: (
+                PARAMETER + EMPTY_TUPLE + mapping(data=armed("detach", without_arguments(canary))) + NEWOBJ_EX
+            )
         ),
     ),
     "parameter_by_function": Attack(
-        "A2", zipped(lambda canary: call(name("copyreg", "__newobj__"), PARAMETER, armed("detach", without_arguments(canary))))
+        "A2",
+        zipped(
+            lambda canary: call(name("copyreg", "__newobj__"), PARAMETER, armed("detach", without_arguments(canary)))
+        ),
     ),
     "parameter_by_function_ex": Attack(
         "A2",
         zipped(
             lambda canary: call(
-                name("copyreg", "__newobj_ex__"), PARAMETER, items(armed("detach", without_arguments(canary))), EMPTY_DICT
+                name("copyreg", "__newobj_ex__"),
+                PARAMETER,
+                items(armed("detach", without_arguments(canary))),
+                EMPTY_DICT,
             )
         ),
     ),
@@ -809,7 +887,9 @@ TRAINERS: Mapping[str, Attack] = {
     "module_state_has_keys": stated(
         "torch.nn.modules.linear", "Linear", lambda canary: armed("keys", without_arguments(canary))
     ),
-    "optimizer_state_has_keys": stated("torch.optim.sgd", "SGD", lambda canary: armed("keys", without_arguments(canary))),
+    "optimizer_state_has_keys": stated(
+        "torch.optim.sgd", "SGD", lambda canary: armed("keys", without_arguments(canary))
+    ),
     "metric_state_has_keys": stated(
         "torchmetrics.classification.accuracy",
         "MulticlassAccuracy",
@@ -825,20 +905,13 @@ def yolo(**state: Builder) -> Builder:
     """A file of the ultralytics trainer whose stored model has more in its state."""
 
     def build(canary: str) -> bytes:
-        model = detector(**{key: Raw(value(canary)) for key, value in state.items()})
+        model = detector()
+        model = replace(model, state={**model.state, **{key: Raw(value(canary)) for key, value in state.items()}})
         head = model.state["_modules"]["model"].state["_modules"]["1"].state
         head.update({key: Tensor((1,), 8.0) for key in ("stride", "anchors", "strides")})
         return saved(ultralytics_checkpoint(ema=model))
 
     return build
-
-
-def layers(*rows: bytes, **entries: bytes) -> bytes:
-    return mapping(nc=integer(2), ch=integer(3), channels=integer(3), backbone=listed(*rows), head=EMPTY_LIST, **entries)
-
-
-def layer(kind: str, *arguments: bytes) -> bytes:
-    return listed(integer(-1), integer(1), text(kind), listed(*arguments))
 
 
 def dropped(module: str, qualified: str, state: Builder) -> Attack:
@@ -889,7 +962,9 @@ FINALIZERS: Mapping[str, Attack] = {
         lambda canary: mapping(_storage=armed("popitem", without_arguments(canary))),
     ),
     "metric_wraps": stated(
-        "torchmetrics.classification.accuracy", "MulticlassAccuracy", lambda canary: mapping(_wrap_update=with_anything(canary))
+        "torchmetrics.classification.accuracy",
+        "MulticlassAccuracy",
+        lambda canary: mapping(_wrap_update=with_anything(canary)),
     ),
     "metric_wraps_compute": stated(
         "torchmetrics.classification.accuracy",
@@ -907,7 +982,9 @@ FINALIZERS: Mapping[str, Attack] = {
         lambda canary: mapping(defaults=armed("setdefault", with_two(canary))),
     ),
     "optimizer_own_method": stated(
-        "torch.optim.sgd", "SGD", lambda canary: mapping(defaults=EMPTY_DICT, _patch_step_function=without_arguments(canary))
+        "torch.optim.sgd",
+        "SGD",
+        lambda canary: mapping(defaults=EMPTY_DICT, _patch_step_function=without_arguments(canary)),
     ),
     "optimizer_state_get": stated(
         "torch.optim.adam",
@@ -931,33 +1008,48 @@ FINALIZERS: Mapping[str, Attack] = {
     "hash_of_generation": Attack(
         "A1",
         zipped(
-            lambda canary: EMPTY_DICT
-            + name("transformers.generation.configuration_utils", "GenerationConfig") + EMPTY_TUPLE + NEWOBJ
-            + mapping(to_json_string=without_arguments(canary)) + BUILD + NONE + SETITEM
+            lambda canary: (
+                EMPTY_DICT
+                + name("transformers.generation.configuration_utils", "GenerationConfig")
+                + EMPTY_TUPLE
+                + NEWOBJ
+                + mapping(to_json_string=without_arguments(canary))
+                + BUILD
+                + NONE
+                + SETITEM
+            )
         ),
     ),
     "hash_of_metric": Attack(
         "A1",
         zipped(
-            lambda canary: EMPTY_SET + MARK
-            + name("torchmetrics.text.rouge", "ROUGEScore") + EMPTY_TUPLE + NEWOBJ
-            + mapping(_wrap_update=with_anything(canary)) + BUILD + ADDITEMS
+            lambda canary: (
+                EMPTY_SET
+                + MARK
+                + name("torchmetrics.text.rouge", "ROUGEScore")
+                + EMPTY_TUPLE
+                + NEWOBJ
+                + mapping(_wrap_update=with_anything(canary))
+                + BUILD
+                + ADDITEMS
+            )
         ),
     ),
     "slot_setter_of_trainer": Attack(
         "A1",
         zipped(
-            lambda canary: name("lightning.pytorch.trainer.trainer", "Trainer") + EMPTY_TUPLE + NEWOBJ
-            + mapping(_accelerator_connector=CARRIERS["namespace"] + mapping(strategy=STRATEGY) + BUILD) + BUILD
-            + items(NONE, mapping(optimizers=sequence_over(without_arguments(canary)))) + BUILD
+            lambda canary: (
+                name("lightning.pytorch.trainer.trainer", "Trainer")
+                + EMPTY_TUPLE
+                + NEWOBJ
+                + mapping(_accelerator_connector=CARRIERS["namespace"] + mapping(strategy=STRATEGY) + BUILD)
+                + BUILD
+                + items(NONE, mapping(optimizers=sequence_over(without_arguments(canary))))
+                + BUILD
+            )
         ),
     ),
-}  # fmt: skip
-
-
-def stage(canary: str) -> bytes:
-    """``teardown(stage=…)`` by keyword, which only a function that takes it will do."""
-    return with_anything(canary)
+}
 
 
 AFTERWARDS: Mapping[str, Attack] = {
@@ -976,14 +1068,10 @@ AFTERWARDS: Mapping[str, Attack] = {
     ),
     "yaml_activation": Attack(
         "A2",
-        yolo(yaml=lambda canary: layers(layer("nn.Identity"), activation=expression(canary))),
+        yolo(yaml=evaluated),
         loader="build",
     ),
 }
-
-
-def called(module: str, qualified: str, *arguments: Callable[[str], bytes]) -> Attack:
-    return calling(module, qualified, *arguments)
 
 
 def keyed(canary: str) -> bytes:
@@ -991,41 +1079,51 @@ def keyed(canary: str) -> bytes:
 
 
 PACKAGES: Mapping[str, Attack] = {
-    "psutil_popen": called("psutil", "Popen", words),
+    "psutil_popen": calling("psutil", "Popen", words),
     "psutil_popen_newobj_init": Attack(
-        "A5", zipped(lambda canary: call(RECONSTRUCTOR, name("psutil", "Popen"), name("psutil", "Popen"), words(canary)))
+        "A5",
+        zipped(lambda canary: call(RECONSTRUCTOR, name("psutil", "Popen"), name("psutil", "Popen"), words(canary))),
     ),
-    "sympy_s": called("sympy", "S", expression),
-    "sympy_finite_set": called("sympy", "FiniteSet", expression),
-    "sympy_matrix": called("sympy", "Matrix", lambda canary: listed(expression(canary))),
-    "sympy_lambda": called("sympy", "Lambda", just(text("x")), expression),
-    "sympy_poly": called("sympy", "Poly", expression),
-    "cv2_video_writer": called("cv2", "FileStorage", path, just(integer(1))),
-    "click_edit": called("click", "edit", just(NONE), lambda canary: text("touch " + shlex.quote(canary) + " #")),
+    "sympy_s": calling("sympy", "S", expression),
+    "sympy_finite_set": calling("sympy", "FiniteSet", expression),
+    "sympy_matrix": calling("sympy", "Matrix", lambda canary: listed(expression(canary))),
+    "sympy_lambda": calling("sympy", "Lambda", just(text("x")), expression),
+    "sympy_poly": calling("sympy", "Poly", expression),
+    "cv2_video_writer": calling("cv2", "FileStorage", path, just(integer(1))),
+    "click_edit": calling("click", "edit", just(NONE), lambda canary: text("touch " + shlex.quote(canary) + " #")),
     "watchfiles_import": Attack(
-        "A5", zipped(lambda canary: call(call(name("watchfiles.run", "import_string"), text("os.system")), shell(canary)))
+        "A5",
+        zipped(lambda canary: call(call(name("watchfiles.run", "import_string"), text("os.system")), shell(canary))),
     ),
-    "filelock_file": called("filelock._identity._process", "FileIO", path, just(text("w"))),
-    "fonttools_open": called("fontTools.misc.py23", "open", path, just(text("w"))),
+    "filelock_file": calling("filelock._identity._process", "FileIO", path, just(text("w"))),
+    "fonttools_open": calling("fontTools.misc.py23", "open", path, just(text("w"))),
     "sorted_key": Attack("A5", zipped(keyed)),
-    "mypy_run": called("mypy.api", "run", lambda canary: listed(text("--junit-xml"), text(canary), text("-c"), text("x=1"))),
-    "execnet_makegateway": called("execnet", "makegateway", lambda canary: text(f"popen//python=sh -c 'touch {canary}'")),
-    "torch_file_writer": called("torch", "PyTorchFileWriter", path),
-    "torch_file_writer_c": called("torch._C", "PyTorchFileWriter", path),
-    "torch_package": called("torch.package", "PackageExporter", path),
-    "torch_graph": called(
+    "mypy_run": calling(
+        "mypy.api", "run", lambda canary: listed(text("--junit-xml"), text(canary), text("-c"), text("x=1"))
+    ),
+    "execnet_makegateway": calling(
+        "execnet", "makegateway", lambda canary: text(f"popen//python=sh -c 'touch {canary}'")
+    ),
+    "torch_file_writer": calling("torch", "PyTorchFileWriter", path),
+    "torch_file_writer_c": calling("torch._C", "PyTorchFileWriter", path),
+    "torch_package": calling("torch.package", "PackageExporter", path),
+    "torch_graph": calling(
         "torch.fx.graph_module",
         "reduce_graph_module",
         lambda canary: mapping(_code=text(f"open({canary!r}, 'w').close()\ndef forward(self): pass")),
         just(text("")),
     ),
-    "torch_pytree": called("torch.utils._pytree", "tree_map", just(LOAD), lambda canary: listed(blob(evil(canary)))),
-    "numpy_memmap": called("numpy", "memmap", path, just(text("uint8")), just(text("w+")), just(integer(0)), just(shape_of(1))),
-    "matplotlib_pdf": called("matplotlib.backends.backend_pdf", "PdfFile", path),
-    "ultralytics_settings": called("ultralytics.utils", "SettingsManager", path),
-    "yaml_unsafe": called("yaml", "unsafe_load", lambda canary: text("!!python/object/apply:os.system ['touch " + canary + "']")),
-    "distutils_spawn": called("setuptools._distutils.spawn", "spawn", words),
-    "torch_popen": called("torch.utils.collect_env", "run", shell),
+    "torch_pytree": calling("torch.utils._pytree", "tree_map", just(LOAD), lambda canary: listed(blob(evil(canary)))),
+    "numpy_memmap": calling(
+        "numpy", "memmap", path, just(text("uint8")), just(text("w+")), just(integer(0)), just(shape_of(1))
+    ),
+    "matplotlib_pdf": calling("matplotlib.backends.backend_pdf", "PdfFile", path),
+    "ultralytics_settings": calling("ultralytics.utils", "SettingsManager", path),
+    "yaml_unsafe": calling(
+        "yaml", "unsafe_load", lambda canary: text("!!python/object/apply:os.system ['touch " + canary + "']")
+    ),
+    "distutils_spawn": calling("setuptools._distutils.spawn", "spawn", words),
+    "torch_popen": calling("torch.utils.collect_env", "run", shell),
 }
 
 
@@ -1041,6 +1139,11 @@ def built(module: str, qualified: str, **state: bytes) -> bytes:
     return name(module, qualified) + EMPTY_TUPLE + NEWOBJ + mapping(**state) + BUILD
 
 
+def constructing(canary: str) -> bytes:
+    """A partial that makes a model from a configuration whose activation its constructor evaluates."""
+    return call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), evaluated(canary))
+
+
 def lambda_layer() -> bytes:
     return built("torchvision.transforms.transforms", "Lambda", lambd=LOAD)
 
@@ -1050,33 +1153,57 @@ def fires(carrier: Callable[[], bytes]) -> Builder:
 
 
 HOOKS = dict.fromkeys(
-    ("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks", "_parameters", "_buffers", "_modules"),
+    (
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_parameters",
+        "_buffers",
+        "_modules",
+    ),
     EMPTY_DICT,
 )
 TOGETHER: Mapping[str, Attack] = {
-    "alias_of_popen": Attack("A1", zipped(lambda canary: armed("append", alias("subprocess", "Popen")) + words(canary) + APPEND)),
-    "alias_of_psutil": Attack("A1", zipped(lambda canary: armed("append", alias("psutil", "Popen")) + words(canary) + APPEND)),
+    "alias_of_popen": Attack(
+        "A1", zipped(lambda canary: armed("append", alias("subprocess", "Popen")) + words(canary) + APPEND)
+    ),
+    "alias_of_psutil": Attack(
+        "A1", zipped(lambda canary: armed("append", alias("psutil", "Popen")) + words(canary) + APPEND)
+    ),
     "alias_of_model": Attack(
         "A1",
         zipped(
-            lambda canary: armed("append", alias("ultralytics.nn.tasks", "DetectionModel"))
-            + layers(layer("nn.Identity"), activation=expression(canary)) + APPEND
+            lambda canary: armed("append", alias("ultralytics.nn.tasks", "DetectionModel")) + evaluated(canary) + APPEND
         ),
     ),
     "alias_by_getitem": Attack(
         "A1",
         zipped(
-            lambda canary: armed("append", call(name("operator", "getitem"), name("subprocess", "Popen"), name("builtins", "int")))
-            + words(canary) + APPEND
+            lambda canary: (
+                armed("append", call(name("operator", "getitem"), name("subprocess", "Popen"), name("builtins", "int")))
+                + words(canary)
+                + APPEND
+            )
         ),
     ),
-    "layer_among_layers": Attack("A1", fires(lambda: built("torch.nn.modules.linear", "Linear", _modules=mapping(append=lambda_layer())))),
-    "layer_among_buffers": Attack("A1", fires(lambda: built("torch.nn.modules.linear", "Linear", _buffers=mapping(append=lambda_layer())))),
+    "layer_among_layers": Attack(
+        "A1", fires(lambda: built("torch.nn.modules.linear", "Linear", _modules=mapping(append=lambda_layer())))
+    ),
+    "layer_among_buffers": Attack(
+        "A1", fires(lambda: built("torch.nn.modules.linear", "Linear", _buffers=mapping(append=lambda_layer())))
+    ),
     "layer_in_batch": Attack(
-        "A1", fires(lambda: built("transformers.feature_extraction_utils", "BatchFeature", data=mapping(append=lambda_layer())))
+        "A1",
+        fires(
+            lambda: built("transformers.feature_extraction_utils", "BatchFeature", data=mapping(append=lambda_layer()))
+        ),
     ),
     "converter_is_callable": Attack(
-        "A1", fires(lambda: armed("append", built("accelerate.utils.operations", "ConvertOutputsToFp32", model_forward=LOAD)))
+        "A1",
+        fires(
+            lambda: armed("append", built("accelerate.utils.operations", "ConvertOutputsToFp32", model_forward=LOAD))
+        ),
     ),
     "bare_head_is_callable": Attack(
         "A1", fires(lambda: armed("append", built("ultralytics.nn.modules.head", "v10Detect", forward=LOAD, **HOOKS)))
@@ -1084,12 +1211,17 @@ TOGETHER: Mapping[str, Attack] = {
     "mentioned_function_in_layer": Attack(
         "A1",
         zipped(
-            lambda canary: built(
-                "torch.nn.modules.linear",
-                "Linear",
-                _modules=mapping(append=built("torchvision.transforms.transforms", "Lambda", lambd=name("os", "system"))),
+            lambda canary: (
+                built(
+                    "torch.nn.modules.linear",
+                    "Linear",
+                    _modules=mapping(
+                        append=built("torchvision.transforms.transforms", "Lambda", lambd=name("os", "system"))
+                    ),
+                )
+                + shell(canary)
+                + APPEND
             )
-            + shell(canary) + APPEND
         ),
     ),
     "summary_detaches": Attack(
@@ -1098,47 +1230,116 @@ TOGETHER: Mapping[str, Attack] = {
             lambda canary: built(
                 "lightning.pytorch.utilities.model_summary.model_summary",
                 "LayerSummary",
-                detach_hook=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+                detach_hook=constructing(canary),
+            )
+        ),
+    ),
+    "metric_wraps_alias": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "torchmetrics.classification.accuracy",
+                "MulticlassAccuracy",
+                _modules=EMPTY_DICT,
+                _parameters=EMPTY_DICT,
+                _buffers=EMPTY_DICT,
+                _wrap_update=constructing(canary),
+            )
+        ),
+    ),
+    "loader_shuts_down": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "lightning.pytorch.utilities.combined_loader",
+                "_MultiProcessingDataLoaderIter",
+                _shutdown_workers=constructing(canary),
+            )
+        ),
+    ),
+    "profiler_by_another_door": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "lightning.pytorch.trainer.setup",
+                "SimpleProfiler",
+                _stage=NONE,
+                _write_stream=NONE,
+                _output_file=CARRIERS["namespace"] + mapping(close=without_arguments(canary)) + BUILD,
+            )
+        ),
+    ),
+    "tokenizer_by_the_package": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "transformers",
+                "RoFormerTokenizer",
+                _tokenizer=CARRIERS["namespace"] + mapping(get_vocab=constructing(canary)) + BUILD,
+            )
+        ),
+    ),
+    "optimizer_patches_loading": Attack(
+        "A2",
+        zipped(
+            lambda canary: built(
+                "torch.optim.sgd", "SGD", defaults=EMPTY_DICT, _patch_step_function=with_anything(canary)
             )
         ),
     ),
     "module_list_adds": Attack(
         "A1",
         zipped(
-            lambda canary: built(
-                "torch.nn.modules.container", "ModuleList", _modules=EMPTY_DICT,
-                add_module=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+            lambda canary: (
+                built(
+                    "torch.nn.modules.container",
+                    "ModuleList",
+                    _modules=EMPTY_DICT,
+                    add_module=constructing(canary),
+                )
+                + NONE
+                + APPEND
             )
-            + NONE + APPEND
         ),
     ),
     "module_dict_adds": Attack(
         "A1",
         zipped(
-            lambda canary: built(
-                "torch.nn.modules.container", "ModuleDict", _modules=EMPTY_DICT,
-                add_module=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+            lambda canary: (
+                built(
+                    "torch.nn.modules.container",
+                    "ModuleDict",
+                    _modules=EMPTY_DICT,
+                    add_module=constructing(canary),
+                )
+                + text("x")
+                + NONE
+                + SETITEM
             )
-            + text("x") + NONE + SETITEM
         ),
     ),
     "optimizer_patches_model": Attack(
         "A2",
         zipped(
             lambda canary: built(
-                "torch.optim.sgd", "SGD", defaults=EMPTY_DICT,
-                _patch_step_function=call(PARTIAL, name("ultralytics.nn.tasks", "DetectionModel"), layers(layer("nn.Identity"), activation=expression(canary))),
+                "torch.optim.sgd",
+                "SGD",
+                defaults=EMPTY_DICT,
+                _patch_step_function=constructing(canary),
             )
         ),
     ),
     "unknown_run_under_append": Attack(
         "A5",
         zipped(
-            lambda canary: armed("append", name("mypy.api", "run"))
-            + listed(text("--junit-xml"), text(canary), text("-c"), text("x=1")) + APPEND
+            lambda canary: (
+                armed("append", name("mypy.api", "run"))
+                + listed(text("--junit-xml"), text(canary), text("-c"), text("x=1"))
+                + APPEND
+            )
         ),
     ),
-}  # fmt: skip
+}
 
 
 def method_called(canary: str) -> bytes:

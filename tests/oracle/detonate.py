@@ -91,7 +91,9 @@ def main() -> None:
     jobs: list[Job] = [tuple(json.loads(line)) for line in sys.stdin]
     found = detonated(jobs)
     patient = time.monotonic() + PATIENCE  # a process that was started, and nobody waited for, gets a moment
-    while time.monotonic() < patient and any(job[0].startswith("psutil") and not os.path.exists(job[2]) for job in jobs):
+    while time.monotonic() < patient and any(
+        job[0].startswith("psutil") and not os.path.exists(job[2]) for job in jobs
+    ):
         time.sleep(0.05)
     for name, _, canary, _, _ in jobs:
         print(json.dumps([name, os.path.exists(canary), found[name]]))

