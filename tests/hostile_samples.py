@@ -750,7 +750,7 @@ MENTIONED: Mapping[str, Builder] = {
     "any": naming("typing", "Any"),
     "path_function": naming("os.path", "join"),
     "torch_hub": naming("torch.hub", "load"),
-    "reduce": naming("functools", "reduce"),
+    "wraps": naming("functools", "wraps"),
 }
 
 UNKNOWN: Mapping[str, Callable[[], bytes]] = {

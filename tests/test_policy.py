@@ -116,7 +116,8 @@ RULED = {
     "another codec": (call(name("_codecs", "encode"), text("x"), text("idna")), "dangerous"),
     "codec without text": (call(name("_codecs", "encode"), integer(1), text("latin1")), "dangerous"),
     "attribute of a class": (call(name("builtins", "getattr"), LINEAR, text("forward")), "known"),
-    "private attribute": (call(name("builtins", "getattr"), LINEAR, text("_x")), "dangerous"),
+    "private attribute": (call(name("builtins", "getattr"), LINEAR, text("_lazy_hook")), "known"),  # LazyLinear
+    "special attribute": (call(name("builtins", "getattr"), LINEAR, text("__init__")), "dangerous"),
     "attribute of a value": (call(name("builtins", "getattr"), text("x"), text("format")), "dangerous"),
     "attribute called": (call(call(name("builtins", "getattr"), LINEAR, text("forward"))), "dangerous"),
     "partial of a class": (call(name("functools", "partial"), LINEAR), "known"),

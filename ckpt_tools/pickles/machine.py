@@ -45,7 +45,8 @@ class Pickle:
     ``calls``, ``extensions`` and ``mutated`` list everything a real unpickler would have imported, called, looked up or
     changed, in the order of the file, whether or not it is still reachable from the root. ``reopened`` are the objects
     that got more items or another state after BUILD had given them their attributes, and ``rewritten`` the entries of
-    dictionaries that were set a second time; no pickler writes either. ``persistents`` are all persistent ids.
+    dictionaries that were set a second time; no pickler writes either. ``persistents`` are all persistent ids, and
+    ``keys`` the objects that were used as keys or put into sets, whose class is asked for their hash.
     ``end`` is the offset behind the last byte read.
     """
 
@@ -63,6 +64,7 @@ class Pickle:
     reopened: list[tuple[Call, int]] = field(default_factory=list)
     rewritten: list[tuple[Node, int]] = field(default_factory=list)
     persistents: list[Persistent] = field(default_factory=list)
+    keys: list[Call] = field(default_factory=list)
 
 
 class Machine:
@@ -145,6 +147,7 @@ class Machine:
         if kind is Call:
             if value.path in UNHASHABLE:
                 raise Trouble("broken", f"a {value.path} can't be a dictionary key")
+            self.pickle.keys.append(value)
             return value
         if kind is tuple:
             flat = len(value) <= 64 and all(type(item) in SCALARS for item in value)
@@ -161,6 +164,8 @@ class Machine:
 
     def any_key(self, value: Node) -> Node:
         """``value`` as a key of an object that need not be a dictionary: an array takes lists."""
+        if type(value) is Call:
+            self.pickle.keys.append(value)
         return Opaque(value) if type(value) in (list, dict, bytearray, SetNode, Call) else self.key(value)
 
     def opaque(self, value: tuple[Node, ...]) -> Opaque:

@@ -14,11 +14,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
-from ckpt_tools.pickles.nodes import Node, is_mapping, pairs_of
+from ckpt_tools.pickles.nodes import Node, Opaque, SetNode, children, is_mapping, pairs_of
 from ckpt_tools.policy.kinds import callee_of, inert, is_storage, live, result_rule
 from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, LAYER_NAME, NOT_LAYERS, SHARED
 from ckpt_tools.policy.names import Tier, callable_tree, package_of, rule_of, tier_of, well_known
-from ckpt_tools.policy.rules import RULES, Uses, handed_over, running, state_problem
+from ckpt_tools.policy.rules import (
+    OWN_HASH,
+    RULES,
+    RUNNING,
+    Uses,
+    handed_over,
+    plain_hash,
+    running,
+    state_problem,
+)
 
 __all__ = ["Judgement", "Tier", "judge_pickle", "package_of", "tier_of", "well_known"]
 
@@ -40,7 +49,17 @@ def judge_pickle(pickle: Pickle) -> tuple[list[Judgement], list[bytes]]:
     seen: set[tuple[str, str, bool]] = set()
     for ref in pickle.globals:
         found += _of_name(ref, uses, seen)
+        if pickle.protocol >= TRANSLATED_BELOW and package_of(ref.module) in PYTHON_2:
+            why = (
+                f"protocol {pickle.protocol} does not translate this name of Python 2: a file of that name is imported"
+            )
+            found.append(Judgement(Tier.UNKNOWN, ref.path, why, ref.position))
     return found, uses.nested
+
+
+# Modules of Python 2 that are known, and the protocol from which on their names stand for themselves.
+PYTHON_2 = frozenset({"__builtin__", "copy_reg", "exceptions", "UserDict", "UserList", "UserString", "urlparse"})
+TRANSLATED_BELOW = 3
 
 
 def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
@@ -57,6 +76,11 @@ def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
         yield Judgement(Tier.DANGEROUS, _shown(call), "it changes an object again that was complete", position)
     for key, position in pickle.rewritten:
         yield Judgement(Tier.DANGEROUS, _shown(key), "one entry of a dictionary is set twice", position)
+    for key in pickle.keys:
+        if not plain_hash(key):
+            yield Judgement(Tier.DANGEROUS, _shown(key), OWN_HASH, key.position)
+    for ref in _kept_running(pickle, uses):
+        yield Judgement(Tier.DANGEROUS, ref.path, "it is kept as a value, and whoever calls it runs code", ref.position)
     for persistent in pickle.persistents:
         if not is_storage(persistent) and not _plain_reference(persistent):
             why = "a reference out of the pickle is no storage, and not only data"
@@ -64,6 +88,28 @@ def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
     for extension in pickle.extensions:
         why = "what an extension code means depends on the reading program"
         yield Judgement(Tier.DANGEROUS, f"extension {extension.code}", why, extension.position)
+
+
+def _kept_running(pickle: Pickle, uses: Uses) -> Iterator[GlobalRef]:
+    """Names of functions that run what they are given, where they are not called but lie about as values."""
+    running = {id(ref): ref for ref in pickle.globals if rule_of(ref.module, ref.name) in RUNNING}
+    if not running:
+        return
+    yield from (ref for key, ref in running.items() if key not in uses.called)
+    waiting: list[Node] = [pickle.root, *pickle.rest, *pickle.calls]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        handed = isinstance(node, Call) and result_rule(node) == "bit_generator"
+        for child in children(node):
+            called = isinstance(node, Call) and child is node.callee
+            if id(child) in running and not called and not handed and id(child) in uses.called:
+                yield running[id(child)]
+            elif isinstance(child, (list, tuple, dict, SetNode, Opaque, Persistent)):
+                waiting.append(child)
 
 
 def _plain_reference(persistent: Persistent) -> bool:
@@ -132,7 +178,7 @@ def _of_unknown_call(call: Call, callee: GlobalRef, uses: Uses) -> Iterator[str]
     if tier_of(callee.module, callee.name, True)[0] is Tier.DANGEROUS:
         return  # the name alone says it
     name = callee.name.rsplit(".", 1)[-1]
-    runs = call.kind == "reduce" or (call.kind in ("obj", "inst") and bool(call.args))
+    runs = call.kind in ("reduce", "obj", "inst")
     one_value = isinstance(call.args, tuple) and len(call.args) == 1 and isinstance(call.args[0], int)
     if name in EXECUTABLES and runs and not one_value:
         yield "a function or class of that name starts programs, opens files or imports code"

@@ -127,7 +127,7 @@ def live(node: Node) -> bool:
     rule = result_rule(node)
     if rule == "layer":
         return not _frame(node)
-    return rule in ("partial", "method", "attribute", "value", "nested") or callee_of(node) is None
+    return rule in ("partial", "method", "attribute", "value", "nested", "subscript") or callee_of(node) is None
 
 
 def run_under(state: Node, model: bool) -> str:

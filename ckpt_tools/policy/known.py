@@ -8,7 +8,7 @@ CapWords below the prefixes of :data:`CLASS_TREES` and the few patterns of :data
 from __future__ import annotations
 
 __all__ = [
-    "BARE", "BIT_GENERATORS", "CALLABLE_TREES", "CLASS_TREES", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
+    "BARE", "BIT_GENERATORS", "CLASS_TREES", "DATA_TREES", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
     "EVALUATED", "EXECUTABLES", "KNOWN", "LAYER_NAME", "MODEL_NAMES", "NAMED_TYPES", "NOT_LAYERS", "OLD_STDLIB",
     "OPENERS", "PATTERNS", "REBUILDERS", "SHARED", "WELL_KNOWN",
 ]  # fmt: skip
@@ -162,16 +162,20 @@ BARE: Names = (
     | _names("torch.distributed._mesh_layout", "_MeshLayout _FlatLayout")
     | _names("torch.nested._internal.nested_tensor", "NestedTensor")  # jagged tensors
     | _names("deepspeed.utils.tensor_fragment", "fragment_address tensor_fragment")  # ZeRO optimizer states
-    | _names("ultralytics.nn.modules.head", "v10Detect")  # YOLOv10
-    | _names("ultralytics.engine.exporter", "iOSDetectModel")
     | _names("ultralytics.utils", "IterableSimpleNamespace")  # the EMA's args
     | _names("ultralytics.yolo.utils", "IterableSimpleNamespace")
+    | _names("numpy", "poly1d")
+)  # fmt: skip
+
+# Layers, losses and transforms outside of the class trees, or in small letters.
+_LAYERS: Names = (
+    _names("ultralytics.nn.modules.head", "v10Detect")  # YOLOv10
+    | _names("ultralytics.engine.exporter", "iOSDetectModel")
     # the transforms of a classifier, in files of 8.0.44 and 8.0.200
     | _in_each("ultralytics.data.augment ultralytics.yolo.data.augment", "CenterCrop ToTensor")
     # the criterion, in files before 8.4.120
     | _in_each("ultralytics.utils.loss ultralytics.yolo.utils.loss",
                "v8DetectionLoss v8SegmentationLoss v8PoseLoss v8ClassificationLoss v8OBBLoss")
-    | _names("numpy", "poly1d")
 )  # fmt: skip
 
 # Named in files, never called by loading them.
@@ -197,6 +201,7 @@ KNOWN: dict[tuple[str, str], str] = {
     **dict.fromkeys(_in_each(_BUILTINS, _OF_ITEMS + " iter") | _names("collections", "deque"), "items"),
     **dict.fromkeys(_in_each(_BUILTINS, "dict") | _names("collections", "OrderedDict Counter"), "pairs"),
     **dict.fromkeys(BARE, "bare"),
+    **dict.fromkeys(_LAYERS, "layer"),
     **dict.fromkeys(_ENUMS, "enum"),
     **dict.fromkeys(REBUILDERS, "rebuilder"),
     ("torch._tensor", "_rebuild_from_type_v2"): "of_type",  # tensor subclasses
@@ -283,6 +288,18 @@ MODEL_NAMES: frozenset[str] = frozenset(
     buffers named_buffers state_dict load_state_dict zero_grad register_buffer register_parameter get_submodule
     get_parameter share_memory loss predict info forward_fuse init_criterion load is_fused
     """.split()
+) | frozenset(  # what special methods of classes in the trees call on their instance (``__setstate__``, ``__hash__`` …)
+    """
+    _format_and_raise _get_module _deepcopy_impl _is_missing _is_none _get_abs_string_index _replace_old_cache_name
+    _resolve_with_default _update_state_dict _initialize _is_interpolation _get_item_by_idx _key_to_attr
+    convert_ids_to_tokens convert_tokens_to_ids to_json_string _load_attr_from_module _get_impl _validate_get _iter_ex
+    add_module _slice_dq_kv_order _query_length_for_sliced_blocks _build_params_for_reducer _ddp_init_helper
+    _build_debug_param_to_name_mapping _patch_step_function set_weight_bias _register_feature_hooks
+    _redirection_through_forward _wrap_method_with_module_call_tracker _load_tensor _load_current_iterator detach_hook
+    normalize_tensor _compute_groups_create_state_ref _wrap_update _wrap_compute _update_total_vocab_size
+    _iter_config_keys_with_heterogeneous_adjustment get_result _setup_normalizer _stop_run_if_exists to_tuple _get_flag
+    _validate_and_normalize_key _get_child copy _set_at_index _get_parent _slice_type _raise_immutable compute
+    """.split()
 )
 
 # Text these attributes of a saved model hold is evaluated when a trainer builds the model from it (``parse_model`` of
@@ -324,6 +341,8 @@ OPENERS: tuple[str, ...] = (
     r"ultralytics\.nn\.(autobackend|backends)(\..*)?",
     r"(pytorch_lightning|lightning\.(pytorch|fabric))\.strategies(\..*)?",
     r"torch\.nn\.parallel\.distributed",
+    r"transformers\.exporters(\..*)?",
+    r"accelerate\.data_loader",
     r"transformers\.pipelines(\..*)?",
     r"(pytorch_lightning|lightning\.(pytorch|fabric))\.(loggers|profilers)(\..*)?",
     r"pandas\.core\.computation(\..*)?",
@@ -373,10 +392,8 @@ CLASS_TREES: tuple[str, ...] = (
     "pandas",
 )
 
-# Of these, the trees whose classes are layers, transforms and the like: an instance can be called.
-CALLABLE_TREES: tuple[str, ...] = tuple(
-    tree for tree in CLASS_TREES if tree not in ("omegaconf", "pandas", "accelerate", "deepspeed")
-)
+# Of these, the trees whose classes hold data; an instance of any other can be called, as a layer or a transform.
+DATA_TREES: tuple[str, ...] = ("omegaconf", "pandas")
 
 # Packages whose functions are no data: a lower-case name of theirs that is called and not listed is dangerous.
 WELL_KNOWN: frozenset[str] = frozenset(

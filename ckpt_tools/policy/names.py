@@ -8,8 +8,8 @@ import sys
 from enum import Enum
 
 from ckpt_tools.policy.known import (
-    CALLABLE_TREES,
     CLASS_TREES,
+    DATA_TREES,
     EFFECTS_OF_IMPORT,
     KNOWN,
     OLD_STDLIB,
@@ -28,7 +28,7 @@ def _below(modules: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("(" + "|".join(map(re.escape, modules)) + r")(\.|$)")
 
 
-TREES, CALLABLES = _below(CLASS_TREES), _below(CALLABLE_TREES)
+TREES, DATA = _below(CLASS_TREES), _below(DATA_TREES)
 OPENING = re.compile("|".join(OPENERS))
 RULED = tuple((re.compile(module), re.compile(name), rule) for module, name, rule in PATTERNS)
 
@@ -65,8 +65,8 @@ def in_tree(module: str, name: str) -> bool:
 
 
 def callable_tree(module: str) -> bool:
-    """Whether an instance of a class of that module can be called: a layer, a transform, a metric."""
-    return bool(CALLABLES.match(module))
+    """Whether an instance of a class of that tree can be called: a layer, a transform, a metric."""
+    return not DATA.match(module)
 
 
 @functools.lru_cache(maxsize=4096)

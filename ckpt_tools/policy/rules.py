@@ -15,7 +15,7 @@ from ckpt_tools.policy.kinds import callee_of, inert, names_in, plain_type, resu
 from ckpt_tools.policy.known import BIT_GENERATORS, NAMED_TYPES, REBUILDERS
 from ckpt_tools.policy.names import Tier, callable_tree, in_tree, is_class, rule_of, tier_of, well_known
 
-__all__ = ["RULES", "Uses", "handed_over", "running", "state_problem"]
+__all__ = ["OWN_HASH", "RULES", "RUNNING", "Uses", "handed_over", "plain_hash", "running", "state_problem"]
 
 MOST_ELEMENTS = 1 << 24
 NOT_DATA = "its arguments are no plain data"
@@ -51,15 +51,26 @@ def _data(call: Call, uses: Uses) -> str:
 
 def _sized(call: Call, uses: Uses) -> str:
     """The same for a type that makes as many elements as a number says."""
-    if any(isinstance(argument, int) and abs(argument) > MOST_ELEMENTS for argument in _arguments(call)):
+    args = _arguments(call)
+    if any(isinstance(argument, int) and abs(argument) > MOST_ELEMENTS for argument in args):
         return "it would allocate more than any checkpoint holds"
+    if len(args) > 1 and args[1] not in ENCODINGS:
+        return "the file chooses an encoding, which Python would import"
     return _data(call, uses)
+
+
+ENCODINGS = ("latin1", "latin-1", "ascii", "utf-8", "utf8")
 
 
 def _items(call: Call, uses: Uses) -> str:
     """A container made of the items of a list or tuple that stands in the file; the items may be anything."""
-    problem = _sized(Call(call.callee, (), call.kind, call.position, call.kwargs), uses)
+    problem = "" if inert(call.kwargs) else NOT_DATA
+    if call.path.endswith(".iter") and len(_arguments(call)) != 1:
+        return "it calls a function again and again"
+    hashed = call.path.endswith("set")
     for argument in _arguments(call):
+        if hashed and isinstance(argument, (list, tuple)) and not all(map(plain_hash, argument)):
+            return OWN_HASH
         if not isinstance(argument, (list, tuple, SetNode, dict)) and not inert(argument):
             problem = NOT_DATA
         if isinstance(argument, int) and abs(argument) > MOST_ELEMENTS:
@@ -73,9 +84,20 @@ def _pairs(call: Call, uses: Uses) -> str:
         if isinstance(argument, (list, tuple)):
             if not all(isinstance(pair, (list, tuple)) for pair in argument):
                 return NOT_DATA
+            if not all(plain_hash(pair[0]) for pair in argument if pair):
+                return OWN_HASH
         elif not isinstance(argument, dict) and not inert(argument):
             return NOT_DATA
     return "" if inert(call.kwargs) else NOT_DATA
+
+
+OWN_HASH = "a key is an object whose class computes its own hash"
+
+
+def plain_hash(key: Node) -> bool:
+    """Whether hashing a key runs no code of a trainer's class (transformers' and torchmetrics' look into the state)."""
+    callee = callee_of(key) if isinstance(key, Call) else None
+    return callee is None or rule_of(callee.module, callee.name) != "layer" or callee.module.startswith("torch.")
 
 
 def _bare(call: Call, uses: Uses) -> str:
@@ -225,28 +247,49 @@ def _method(call: Call, uses: Uses) -> str:
 
 def _partial(call: Call, uses: Uses) -> str:
     """A call that is kept for later, with its arguments: harmless where calling it now would be."""
-    given = [(_arguments(call)[:1], _arguments(call)[1:])]
+    given: list[tuple[Node, Node, Node]] = [(_arguments(call)[:1], _arguments(call)[1:], call.kwargs)]
     for state in call.states or ():  # partial.__setstate__((function, args, kwargs, attributes))
         if not isinstance(state, tuple) or len(state) != 4 or not isinstance(state[1], tuple):
             return "that is no state of a partial call"
-        given.append((state[:1], state[1]))
+        given.append((state[:1], state[1], state[2]))
         problem = state_problem(state[3], True)
         if problem:
             return problem
-    for function, args in given:
-        problem = _kept(function[0], args, call, uses) if function else COMPUTED
+    for function, args, keywords in given:
+        problem = _kept(function[0], args, keywords, call, uses) if function else COMPUTED
         if problem:
             return problem
     return ""
 
 
-def _kept(function: Node, args: Node, call: Call, uses: Uses) -> str:
+def _quiet(given: Node) -> bool:
+    """Whether the arguments a constructor would get hold no text, no bytes and no objects."""
+    waiting: list[Node] = [given]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (tuple, list)):
+            waiting.extend(node)
+        elif isinstance(node, dict):
+            waiting.extend(node.values())
+        elif isinstance(node, Call):
+            if result_rule(node) not in ("partial", "enum", "data", "rebuilder"):
+                return False
+        elif isinstance(node, (str, bytes, Persistent)):
+            return False
+    return True
+
+
+def _kept(function: Node, args: Node, keywords: Node, call: Call, uses: Uses) -> str:
     """What is wrong with a function that is kept to be called later, with those arguments and more."""
     if isinstance(function, Persistent):
         function = Call(function, (), "reduce", call.position).target
     if isinstance(function, GlobalRef):
         uses.call(function, call)
         rule = rule_of(function.module, function.name)
+        if rule in RUNNING:
+            return f"it keeps a call of {function.path} for later"
+        if rule == "layer" and not function.module.startswith("torch.nn.") and not _quiet((args, keywords)):
+            return f"it keeps a call of {function.path} with text for later"
         return "" if rule in KEPT else RULES[rule](Call(function, args, "reduce", call.position), uses)
     return "" if result_rule(function) == "partial" or plain_type(function) else COMPUTED
 
@@ -308,6 +351,7 @@ def _bit_generator(call: Call, uses: Uses) -> str:
     """numpy's random states name their bit generator, or hand its class over."""
     maker = ("numpy.random._pickle", "__bit_generator_ctor")
     for arg in _arguments(call):
+        uses.called.add(id(arg))
         named = isinstance(arg, GlobalRef) and (
             (arg.module, arg.name) in BIT_GENERATORS or (arg.module, arg.name) == maker
         )
@@ -356,14 +400,15 @@ def _type_form(node: Node) -> bool:
         if isinstance(node, (tuple, list)):
             waiting.extend(node)
         elif isinstance(node, GlobalRef):
-            if not (node.module in TYPE_MODULES or is_class(node.name) or plain_type(node)):
+            dangerous = tier_of(node.module, node.name, True)[0] is Tier.DANGEROUS
+            if not (node.module in TYPE_MODULES or plain_type(node) or (is_class(node.name) and not dangerous)):
                 return False
         elif not (node is None or result_rule(node) in ("subscript", "union", "type_of", "named_type")):
             return False
     return True
 
 
-TYPE_MODULES = frozenset({"typing", "types", "collections.abc", "builtins", "__builtin__"})
+TYPE_MODULES = frozenset({"typing", "collections.abc"})
 
 
 def _type_of(call: Call, uses: Uses) -> str:
