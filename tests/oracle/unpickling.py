@@ -49,8 +49,8 @@ FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS) if hasattr(signal, "SIGBUS") else ()
 
 # Events that say nothing: the unpickler's own, and looking at attributes.
-QUIET = frozenset({"pickle.find_class", "object.__getattr__", "sys._getframe", "builtins.id", "array.__new__",
-                   "sys.unraisablehook"})  # fmt: skip
+QUIET = frozenset({"pickle.find_class", "object.__getattr__", "object.__setattr__", "object.__delattr__",
+                   "sys._getframe", "builtins.id", "array.__new__", "sys.unraisablehook"})  # fmt: skip
 
 
 class Seen(BaseException):
@@ -348,9 +348,9 @@ def _parts(data: bytes) -> list[bytes]:
     return [data[start:end] for start, end in zip(places, places[1:])]
 
 
-def tried(count: int, first: int = 0) -> Tally:
+def tried(zygote: Zygote, count: int, first: int) -> Tally:
     """Try ``count`` pickles, the seeds from ``first`` on, in children of this process."""
-    zygote, tally = Zygote(), Tally()
+    tally = Tally()
     seed = first
     while seed < first + count and len(tally.holes) < MOST_HOLES:
         start = seed
@@ -364,12 +364,13 @@ def tried(count: int, first: int = 0) -> Tally:
 
 def together(count: int, processes: int, first: int = 0) -> Tally:
     """The same in several processes beside each other."""
+    zygote = Zygote()
     share = -(-count // processes)
     readers = []
     for number in range(processes):
         ours, theirs = os.pipe()
         if os.fork() == 0:
-            found = tried(max(0, min(share, count - number * share)), first + number * share)
+            found = tried(zygote, max(0, min(share, count - number * share)), first + number * share)
             with os.fdopen(theirs, "w", encoding="utf-8") as pipe:
                 json.dump(found.told(), pipe)
             os._exit(0)
