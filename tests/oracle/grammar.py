@@ -54,64 +54,28 @@ from ckpt_tools.policy.known import CLASS_TREES, KNOWN, REBUILDERS
 
 APPENDS, SETITEMS, ADDITEMS, OBJ, INST, FROZENSET, EMPTY_SET = b"e", b"u", b"\x90", b"o", b"i", b"\x91", b"\x8f"
 
-# Trainers whose classes are tried, beside those of the policy's exact names; modules that can't be imported are left.
-PACKAGES = (
-    "torch.nn",
-    "torch.optim",
-    "ultralytics.nn",
-    "ultralytics.utils",
-    "torchvision.ops",
-    "torchvision.transforms",
-    "torchvision.models",
-    "lightning.pytorch",
-    "lightning.fabric",
-    "torchmetrics",
-    "accelerate.utils",
-)
-MODULES = (
-    "accelerate",
-    "accelerate.data_loader",
-    "accelerate.optimizer",
-    "accelerate.scheduler",
-    "accelerate.state",
-    "transformers.cache_utils",
-    "transformers.configuration_utils",
-    "transformers.feature_extraction_utils",
-    "transformers.generation.configuration_utils",
-    "transformers.image_utils",
-    "transformers.integrations.integration_utils",
-    "transformers.modeling_outputs",
-    "transformers.modeling_utils",
-    "transformers.models.auto.auto_factory",
-    "transformers.models.auto.configuration_auto",
-    "transformers.models.bert_japanese.tokenization_bert_japanese",
-    "transformers.models.biogpt.tokenization_biogpt",
-    "transformers.models.cpm.tokenization_cpm",
-    "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.m2m_100.tokenization_m2m_100",
-    "transformers.models.marian.tokenization_marian",
-    "transformers.models.roformer.tokenization_roformer",
-    "transformers.models.timm_backbone.configuration_timm_backbone",
-    "transformers.models.xlm.tokenization_xlm",
-    "transformers.tokenization_utils_base",
-    "transformers.trainer",
-    "transformers.trainer_callback",
-    "transformers.trainer_utils",
-    "transformers.training_args",
-    # what the names themselves import only when they are used
-    "numpy._core._internal",
-    "numpy._core._methods",
-    "numpy._core._exceptions",
-    "numpy.core.multiarray",
-    "numpy.core.numeric",
-    "torch.distributed.tensor",
-    "torch.distributed.tensor._dtensor_spec",
-    "torch.nested._internal.nested_tensor",
-    "torch.fx.experimental.symbolic_shapes",
-    "torch._dynamo",
-    "unittest.mock",
-    "torch._subclasses.schema_check_mode",
-)
+# Trainers whose classes are tried, beside those of the policy's exact names. The last lines of the modules are what the
+# names themselves import only when they are used.
+PACKAGES = """
+    torch.nn torch.optim ultralytics.nn ultralytics.utils torchvision.ops torchvision.transforms torchvision.models
+    lightning.pytorch lightning.fabric torchmetrics accelerate.utils
+""".split()
+MODULES = """
+    accelerate accelerate.data_loader accelerate.optimizer accelerate.scheduler accelerate.state
+    transformers.cache_utils transformers.configuration_utils transformers.feature_extraction_utils
+    transformers.generation.configuration_utils transformers.image_utils transformers.integrations.integration_utils
+    transformers.modeling_outputs transformers.modeling_utils transformers.models.auto.auto_factory
+    transformers.models.auto.configuration_auto transformers.models.bert_japanese.tokenization_bert_japanese
+    transformers.models.biogpt.tokenization_biogpt transformers.models.cpm.tokenization_cpm
+    transformers.models.gpt2.modeling_gpt2 transformers.models.m2m_100.tokenization_m2m_100
+    transformers.models.marian.tokenization_marian transformers.models.roformer.tokenization_roformer
+    transformers.models.timm_backbone.configuration_timm_backbone transformers.models.xlm.tokenization_xlm
+    transformers.tokenization_utils_base transformers.trainer transformers.trainer_callback transformers.trainer_utils
+    transformers.training_args
+    numpy._core._internal numpy._core._methods numpy._core._exceptions numpy.core.multiarray numpy.core.numeric
+    torch.distributed.tensor torch.distributed.tensor._dtensor_spec torch.nested._internal.nested_tensor
+    torch.fx.experimental.symbolic_shapes torch._dynamo unittest.mock torch._subclasses.schema_check_mode
+""".split()
 SKIPPED = ("tests", "test_utils", "demos", "__main__", "commands", "testing", "benchmarks", "_inductor", "testers")
 
 METHODS = """
@@ -199,7 +163,7 @@ def vocabulary() -> Vocabulary:
         elif isinstance(thing, type):
             _note_class(found, module, qualified, thing)
     for module, content in sorted(sys.modules.items()):
-        if not module.startswith(tuple(tree for tree in CLASS_TREES)) or content is None:
+        if not module.startswith(CLASS_TREES) or content is None:
             continue
         for qualified, thing in sorted(vars(content).items()):
             if isinstance(thing, type) and tier_of(module, qualified, True)[0] is Tier.KNOWN:
@@ -317,14 +281,8 @@ class Writer:
         filled = {word: self.random.choice(self.FILLERS) for word in words}
         weapon = self.callable(sure=True)
         for _ in range(self.random.choice((0, 0, 1))):
-            weapon = (
-                self.bare(Class("argparse", "Namespace"), 3)
-                + EMPTY_DICT
-                + self.key(made.words)
-                + weapon
-                + SETITEM
-                + BUILD
-            )
+            holder = self.bare(Class("argparse", "Namespace"), 3)
+            weapon = holder + EMPTY_DICT + self.key(made.words) + weapon + SETITEM + BUILD
         filled[self.random.choice(made.words)] = weapon
         state = EMPTY_DICT + MARK + b"".join(text(word) + value for word, value in filled.items()) + SETITEMS
         return self.bare(made, 3) + state + BUILD

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+for package in ("torch", "ultralytics", "lightning", "transformers"):
+    pytest.importorskip(package)
 SCRIPT = Path(__file__).with_name("unpickling.py")
 PATIENCE = 3600  # seconds for the long form, on the slowest of machines
 SUMMARY = re.compile(r"(\d+) pickles in \d+ s, (\d+) unsafe, (\d+) loaded to their end, (\d+) too slow or too large")
