@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tools.findings import CkptError
-from ckpt_tools.source import BUFFER_SIZE, blocks, open_source
+from ckpt_tools.source import blocks, open_source
 
 if TYPE_CHECKING:
     import yaml
@@ -34,6 +34,7 @@ __all__ = [
 
 LONGEST_TEXT = 4 << 20  # bytes of a yaml or JSON file
 LONGEST_TABLE = 32 << 20  # bytes of a csv file
+PIECE = 1 << 16  # bytes that are read at a time
 LONGEST_ROW = 1 << 20  # characters of one row of it
 LONGEST_WAIT = 20.0  # seconds for one file
 MOST_VALUES, DEEPEST = 200_000, 40  # values in a yaml, aliases unfolded, and rooms within rooms
@@ -68,7 +69,7 @@ def _pieces(path: Path, most: int) -> Iterator[bytes]:
                 f"{path} is too large to be read ({source.size} bytes, the most are {most}); check the file"
             )
         try:
-            for piece in blocks(source, 0, source.size, memoryview(bytearray(min(source.size, BUFFER_SIZE)))):
+            for piece in blocks(source, 0, source.size, memoryview(bytearray(PIECE))):
                 yield bytes(piece)
                 _in_time(path, end)
         except OSError as error:

@@ -317,7 +317,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def open_source(path: str | os.PathLike[str]) -> FileSource:
     """Open a regular file, and nothing that could block; raises ``CkptError`` saying why a path can't be opened."""
-    where = Path(os.path.expanduser(path))
+    where = Path(path if os.path.lexists(path) else os.path.expanduser(path))  # `~name` may be a file's own name
     try:
         mode = os.stat(where).st_mode  # before opening: opening a pipe would wait for its writer
         if stat.S_ISDIR(mode):

@@ -108,7 +108,9 @@ REBUILDERS: dict[str, tuple[bytes, tuple[bytes, ...]]] = {
     ),
     "meta": (utils("_rebuild_meta_tensor_no_storage"), META),
     "wrapper": (utils("_rebuild_wrapper_subclass"), (TWO, *WRAPPER)),
-    "cpu copy": (utils("_rebuild_device_tensor_from_cpu_tensor"), (PLAIN, name("torch", "float32"), text("cpu"), FALSE)),
+    "cpu copy": (
+        utils("_rebuild_device_tensor_from_cpu_tensor"), (PLAIN, name("torch", "float32"), text("cpu"), FALSE)
+    ),
     "from_type_v2": (
         name("torch._tensor", "_rebuild_from_type_v2"),
         (utils("_rebuild_tensor_v2"), PARAMETER, items(*STRIDED, FALSE, HOOKS), EMPTY_DICT),
@@ -243,15 +245,16 @@ def cases() -> Iterator[tuple[str, bytes]]:
         yield f"{label}: made, not called", function + items(*arguments) + b"\x81"
         yield f"{label}: by OBJ", b"(" + function + b"".join(arguments) + b"o"
     for size, stride, offset in PLACES:
-        given = (Writer().value(offset), Writer().value(size), Writer().value(stride))
+        place = (Writer().value(offset), Writer().value(size), Writer().value(stride))
         shown = f"{len(size)} dimensions, {stride if len(size) < 9 else ''} from {offset}"
-        for label in ("tensor_v2", "qtensor"):
+        allocated = 2**62 in size and 0 not in size  # by torch, to make a quantized tensor
+        for label in ("tensor_v2",) if allocated else ("tensor_v2", "qtensor"):
             function, arguments = REBUILDERS[label]
-            yield f"{label} places: {size[:8]} {shown}", call(function, arguments[0], *given, *arguments[4:])
-        yield f"meta places: {size[:8]} {shown}", call(REBUILDERS["meta"][0], META[0], *given[1:], FALSE)
+            yield f"{label} places: {size[:8]} {shown}", call(function, arguments[0], *place, *arguments[4:])
+        yield f"meta places: {size[:8]} {shown}", call(REBUILDERS["meta"][0], META[0], *place[1:], FALSE)
     for dtype in (*DTYPES, *ALIASES, "int4", "uint7", "bit"):
         named = name("torch", dtype)
-        for trains in (NONE, FALSE, TRUE):
+        for trains in (NONE, FALSE, TRUE) if dtype in DTYPES else (FALSE,):
             made = call(utils("_rebuild_tensor_v3"), QUINT, integer(0), shape_of(1), shape_of(1), trains, HOOKS, named)
             yield f"v3 of {dtype}: requires_grad {trains!r}", made
             plain = call(utils("_rebuild_tensor_v3"), QUINT, integer(0), shape_of(1), shape_of(1), FALSE, HOOKS, named)
@@ -263,8 +266,8 @@ def cases() -> Iterator[tuple[str, bytes]]:
     for what, thing in METADATA.items():
         for kind in ("FloatStorage", "ComplexFloatStorage"):
             held = storage(kind, "quints", 4 if kind == "FloatStorage" else 2)
-            given = (held, integer(0), shape_of(2), shape_of(1), FALSE, HOOKS, thing)
-            yield f"metadata {what} of {kind}: right or wrong", call(utils("_rebuild_tensor_v2"), *given)
+            seven = (held, integer(0), shape_of(2), shape_of(1), FALSE, HOOKS, thing)
+            yield f"metadata {what} of {kind}: right or wrong", call(utils("_rebuild_tensor_v2"), *seven)
     for label, (parts, make) in NESTED.items():
         for what, body in _mixed(parts, make):
             yield f"{label}: {what}", body
@@ -276,8 +279,8 @@ def cases() -> Iterator[tuple[str, bytes]]:
         ),
     )
     for what, thing in THINGS.items():
-        given = (thing + BINPERSID, *STRIDED[1:], FALSE, HOOKS)
-        yield f"persistent id: {what} for all of it", call(utils("_rebuild_tensor_v2"), *given)
+        six = (thing + BINPERSID, *STRIDED[1:], FALSE, HOOKS)
+        yield f"persistent id: {what} for all of it", call(utils("_rebuild_tensor_v2"), *six)
 
 
 def holding(body: bytes) -> bytes:
@@ -316,6 +319,7 @@ def legacy_cases() -> Iterator[tuple[str, bytes]]:
         return legacy(mapping(weight=call(utils("_rebuild_tensor_v2"), items(*parts) + BINPERSID, *SMALL)))
 
     SMALL = (integer(0), shape_of(3), shape_of(1), FALSE, HOOKS)
-    yield from _mixed(LEGACY_ID, stream)
+    inside = ("storage", "tensor", "parameter", "HalfStorage")  # things with ids of an archive, or of another length
+    yield from ((what, body) for what, body in _mixed(LEGACY_ID, stream) if not what.endswith(inside))
     for view in VIEWS:
         yield f"the view is {view!r}", stream(*LEGACY_ID[:5], Writer().value(view))

@@ -23,6 +23,7 @@ from building import (
 )
 from conftest import Verify
 from damage import cut
+from rebuilders import rezipped
 
 from ckpt_tools.findings import Verdict
 
@@ -52,6 +53,57 @@ class TestStorages:
         assert report.verdict is Verdict.DAMAGED
         assert slug in messages(report)
         assert "Traceback" not in messages(report)[slug]
+
+    @pytest.mark.parametrize(
+        ("place", "where"),
+        [
+            ("model_state_dict", "model_state_dict.odd"),
+            ("optimizer_state_dict", "state.0.momentum_buffer"),
+            ("x", "x.odd"),
+        ],
+    )
+    @pytest.mark.parametrize("make", [saved, saved_legacy], ids=["archive", "stream"])
+    def test_tensor_no_torch_can_rebuild(self, place: str, where: str, make: Any, verified: Verify) -> None:
+        """In whatever part it is, the finding names the tensor and the argument."""
+        bad = Tensor((2,), offset=-5)
+        parts: dict[str, Any] = {
+            "model_state_dict": weights(odd=bad),
+            "optimizer_state_dict": optimizer_of(weights(), state={0: {"momentum_buffer": bad}}),
+            "x": {"odd": bad},
+        }
+        report = verified(make(plain_checkpoint(**{place: parts[place]})))
+        assert report.verdict is Verdict.DAMAGED
+        assert where in messages(report)["tensor-impossible"]
+        assert "storage_offset is -5" in messages(report)["tensor-impossible"]
+
+    def test_empty_tensor_lies_nowhere(self, verified: Verify) -> None:
+        """torch takes any offset for a tensor without values."""
+        empty = Tensor((0, 3), Storage(bytes(16)), offset=2**40)
+        assert verified(plain_checkpoint(extra=empty)).verdict is Verdict.RESUMABLE
+
+    @pytest.mark.parametrize(
+        ("name", "content", "good"),
+        [
+            ("byteorder", b"little\n", False),
+            ("byteorder", b"", False),
+            ("byteorder", b"\xff", False),
+            ("version", b"3", True),
+            ("version", b" 03.7", True),
+            ("version", b"0", False),
+            ("version", b"11\n", False),
+            ("version", b"three", False),
+            (".storage_alignment", b"+6_4\n", True),
+            (".storage_alignment", b"64.0", False),
+            (".storage_alignment", b"1" * 5000, False),
+            (".data/serialization_id", b"", True),
+            (".data/serialization_id", b"\xff", False),
+            (".format_version", b"\xff", True),
+        ],
+    )
+    def test_members_torch_reads_first(self, name: str, content: bytes, good: bool, verified: Verify) -> None:
+        report = verified(rezipped(saved(plain_checkpoint()), {name: content}))
+        assert report.verdict is (Verdict.RESUMABLE if good else Verdict.DAMAGED)
+        assert ("member-refused" in messages(report)) is not good
 
     def test_cut_legacy_stream_names_its_tensors(self, verified: Verify) -> None:
         data = saved_legacy(weights())

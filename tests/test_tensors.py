@@ -32,7 +32,7 @@ from conftest import Write
 
 import ckpt_tools
 from ckpt_tools.pickles import run
-from ckpt_tools.tensors import DTYPES, TensorRef, contiguous_stride, dtype_of_storage_class, resolve_tensors
+from ckpt_tools.tensors import DTYPES, TensorRef, contiguous_stride, dtype_of_storage_class, resolve, resolve_tensors
 from ckpt_tools.tensors.values import Magnitudes, finite_peak, nonfinite_peak
 
 TWELVE = list(range(12))
@@ -99,6 +99,48 @@ class TestDescribed:
     )
     def test_malformed_tensor_is_none(self, body: bytes) -> None:
         assert resolve_tensors(run(pickled(body))) == {}
+
+    @pytest.mark.parametrize(
+        ("body", "why"),
+        [
+            (tensor(offset=-1), "storage_offset is -1"),
+            (tensor(shape=(-2, 2)), "size is (-2, 2)"),
+            (tensor(shape=(2**63, 2)), f"size[0] is {2**63}"),
+            (tensor(stride=(-2, 1)), "stride is (-2, 1)"),
+            (tensor(stride=(1,)), "stride is (1,), 1 steps for 2 dimensions"),
+            (tensor(kind="NoStorage"), "storage has the type torch.NoStorage"),
+            (tensor(count=-4), "storage has -4 elements"),
+            (call(name("torch._utils", "_rebuild_tensor"), NONE, NONE, NONE, NONE), "storage is None"),
+            (call(name("torch._utils", "_rebuild_tensor_v2")), "called with 0 arguments"),
+            (call(name("torch._utils", "_rebuild_parameter"), storage(), TRUE, NONE), "data is a storage"),
+            (call(name("torch._utils", "_rebuild_parameter"), tensor(), NONE, NONE), "requires_grad is None"),
+            (call(name("torch._utils", "_rebuild_parameter"), tensor(offset=-1), TRUE, NONE), "storage_offset is -1"),
+            (call(name("torch._utils", "_rebuild_parameter"), tensor(kind="LongStorage"), TRUE, NONE), "no gradient"),
+        ],
+    )
+    def test_what_stops_torch_is_told_once(self, body: bytes, why: str) -> None:
+        problems = set(resolve(run(pickled(body))).misbuilt.values())
+        assert [why in str(problem) for problem in problems] == [True]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            tensor(shape=(0, 2), stride=(7, 9), offset=2**40),
+            tensor(shape=(0, -1), stride=(1, 1)),
+            tensor(shape=(1,), stride=(-5,)),
+            tensor(shape=(2**31, 2**31), stride=(0, 0)),
+            tensor(shape=(2, 2), stride=()),
+            call(name("torch._utils", "_rebuild_parameter"), NONE, TRUE, NONE),
+            call(name("torch._utils", "_rebuild_parameter"), tensor(kind="LongStorage"), FALSE, NONE),
+        ],
+    )
+    def test_odd_but_valid_is_valid(self, body: bytes) -> None:
+        assert not resolve(run(pickled(body))).misbuilt
+
+    def test_first_reference_says_what_a_storage_holds(self) -> None:
+        """torch loads a storage once; a second class for it says nothing."""
+        both = items(tensor((2,), (1,)), tensor((2,), (1,), kind="HalfStorage"))
+        assert [str(held.dtype) for held in resolve_tensors(run(pickled(both))).values()] == ["float32", "float32"]
 
     def test_tensors_share_their_storage(self) -> None:
         found = list(resolve_tensors(run(pickled(items(tensor((2,), (1,)), tensor((2,), (1,), 2))))).values())

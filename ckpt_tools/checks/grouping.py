@@ -55,12 +55,12 @@ def _groups(
         return
     if fitting is None:
         want = _text(_sizes(own))
-        yield finding("group-sizes", part.path, remedy=_repair_for(target), have=_text(sizes), want=want)
+        yield finding("group-sizes", part.path, remedy=_repair_for(target), have=_text(sizes), want=want, target=target)
         return
     yield from _shapes(checkpoint, part, groups, fitting, weights)
     if _labels(own) == _labels(wanted) and _sizes(wanted) != sizes:
         want = f"{_text(_sizes(wanted))} (in {target})"
-        yield finding("group-sizes", part.path, remedy=_repair_for(target), have=_text(sizes), want=want)
+        yield finding("group-sizes", part.path, remedy=_repair_for(target), have=_text(sizes), want=want, target=target)
     elif _sizes(wanted) != sizes or (fitting is own and _labels(own) != _labels(wanted)):
         want, have, version = ", ".join(_labels(wanted)), ", ".join(_labels(own)), found.version or "another version"
         facts = {"target": target or "the trainer", "version": version, "want": want, "have": have}
@@ -69,7 +69,7 @@ def _groups(
 
 def _repair_for(target: Target | None) -> str:
     """The command that mends it for a target that was named; the catalogue's own for the one that is installed."""
-    return f"ckpt repair {{path}} --target {target}" if target is not None and target.source == "flag" else ""
+    return "ckpt repair {path} --target {target}" if target is not None and target.source == "flag" else ""
 
 
 def _built(version: str | None, layers: list[Layer]) -> set[str]:

@@ -29,8 +29,7 @@ def check_unknown_code(checkpoint: Checkpoint, context: Context) -> Iterator[Fin
         left = [name for name in names if not trusted(name, context.trust)]
         if left:
             trust = left[0] if well_known(package) else package
-            yield finding("unknown-code", left[0], package=package, names=few(left),
-                          remedy=f"ckpt verify {{path}} --trust {trust}")  # fmt: skip
+            yield finding("unknown-code", left[0], package=package, names=few(left), trust=trust)
     mentioned = [name for names in packages_named(checkpoint, Tier.MENTIONED).values() for name in names]
     if mentioned:
         yield finding("named-only", mentioned[0], names=few(mentioned))

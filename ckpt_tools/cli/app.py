@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ckpt_tools import __version__
 from ckpt_tools.cli.convert import convert
@@ -17,11 +20,38 @@ from ckpt_tools.cli.prune import prune
 from ckpt_tools.cli.repair import repair
 from ckpt_tools.cli.verify import verify
 from ckpt_tools.cli.watch import watch
+from ckpt_tools.findings import LONGEST_MESSAGE, escape
 
 __all__ = ["app"]
 
+
+class _Group(TyperGroup):
+    """What a usage error repeats of the command line may be the name of a file: it is shown escaped."""
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _escaped():
+            return super().make_context(*args, **more)
+
+    def invoke(self, *args: Any, **more: Any) -> Any:
+        with _escaped():
+            return super().invoke(*args, **more)
+
+
+@contextlib.contextmanager
+def _escaped() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # of every error of click's, which typer may bring along
+        if message is not None:
+            text = escape(message(), LONGEST_MESSAGE)
+            error.format_message = lambda: text  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
     name="ckpt",
+    cls=_Group,
     help="The fsck for training checkpoints: will it resume, why not, and what to do. Nothing in a file is executed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -35,8 +33,9 @@ from ckpt_tools.cli.plans import (
     waits,
 )
 from ckpt_tools.cli.pool import each, workers_for
-from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
+from ckpt_tools.cli.render import COLOURS, command, complain, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import following, remarked
 
 if TYPE_CHECKING:
     from ckpt_tools.conversions import Conversion
@@ -129,7 +128,7 @@ def convert(
         if not many:
             raise
         done += [_Done(job.file, error=str(error)) for job in jobs_[len(done) :]]
-        print(f"ckpt: {command(str(error))}", file=sys.stderr)
+        complain(str(error))
     finally:  # also where the user interrupts: what is done is told
         if json_ and done:
             print_json("convert", {"files": [one.as_json() for one in done]})
@@ -305,7 +304,7 @@ def _one(job: _Job, request: Conversion, how: How, alone: bool = False) -> _Done
 
 def _print_end(plan: Plan, how: How, ready: bool) -> None:
     for line in plan.advice:
-        say(f"  hint: {shown(line)}")
+        say(f"  hint: {command(line)}")
     if plan.refused is not None and plan.refused != WORD:
         print_refusal(plan, "converted")
     elif ready:
@@ -315,10 +314,11 @@ def _print_end(plan: Plan, how: How, ready: bool) -> None:
 
 
 def _following(plan: Plan) -> str:
-    output = shlex.quote(plan.output)
+    output = Path(plan.output)
     if plan.format == "safetensors":
-        return f"ckpt convert {output} --to zip   # the way back; load it with safetensors.torch.load_file"
-    return f"ckpt verify {output}"
+        back = following("ckpt convert {path} --to zip", path=output)
+        return remarked(back, "the way back; load it with safetensors.torch.load_file")
+    return following("ckpt verify {path}", path=output)
 
 
 def _word(one: _Done, how: How) -> tuple[str, str]:
@@ -337,7 +337,7 @@ def _word(one: _Done, how: How) -> tuple[str, str]:
 
 def _print_line(one: _Done, how: How) -> None:
     if one.error:
-        print(f"ckpt: {command(one.error if one.file in one.error else f'{one.file}: {one.error}')}", file=sys.stderr)
+        complain(one.error if command(one.file) in one.error else f"{one.file}: {one.error}")
         return
     plan = one.plan
     assert plan is not None
@@ -350,7 +350,7 @@ def _print_line(one: _Done, how: How) -> None:
         tail = f": {paint(str(plan.verdict), COLOURS[str(plan.verdict)])}"
     say(f"{paint(f'{word:<9}', colour, bold=True)} {shown(one.file)}{tail}")
     for line in plan.advice:
-        say(f"          hint: {shown(line)}")
+        say(f"          hint: {command(line)}")
 
 
 def _print_summary(done: list[_Done]) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-import shlex
-import sys
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.cli.guard import NO, YES
-from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown, table
+from ckpt_tools.cli.render import COLOURS, command, complain, paint, print_json, progress_bar, say, shown, table
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import following
 
 if TYPE_CHECKING:
     from ckpt_tools.differences.model import Difference, Meaning
@@ -130,12 +130,14 @@ def diff(
     return YES if kept.same else NO
 
 
-def _again(kind: str | None, intent: Intent, target: str | None, python: str | None, here: bool, defaults: bool) -> str:
+def _again(
+    kind: str | None, intent: Intent, target: str | None, python: str | None, here: bool, defaults: bool
+) -> list[str]:
     """The options that shape the answer, for the next command."""
     given = {"--as": kind, "--for": None if intent is Intent.RESUME else intent.value, "--target": target}
     words = [word for option, value in (given | {"--python": python}).items() if value for word in (option, value)]
     words += [option for option, on in (("--here", here), ("--defaults", defaults)) if on]
-    return "".join(f" {word}" for word in map(shlex.quote, words))
+    return words
 
 
 def _kind(text: str | None) -> str | None:
@@ -170,7 +172,7 @@ def _size(old: str, new: list[str]) -> int:
 # ---------------------------------------------------------------- a table for people
 
 
-def _print_table(found: Comparison, again: str) -> None:
+def _print_table(found: Comparison, again: list[str]) -> None:
     say(_headline(found))
     for difference in found.differences:
         word = str(difference.meaning)
@@ -179,7 +181,7 @@ def _print_table(found: Comparison, again: str) -> None:
         say(f"           {shown(difference.why)}")
     _print_tensors(found)
     say(_summary(found))
-    say(f"next: {command(_next(found, again))}")
+    say(f"next: {_next(found, again)}")
 
 
 def _headline(found: Comparison) -> str:
@@ -229,16 +231,25 @@ def _weights(found: Comparison) -> str:
     return "other weights" if found.same_weights is False else "no weights in common"
 
 
-def _next(found: Comparison, again: str) -> str:
-    old, quoted = shlex.quote(found.old), shlex.join(found.situation.config.texts or (found.new,))
+def _next(found: Comparison, again: list[str]) -> str:
+    old, texts = found.situation.checkpoint.path, found.situation.config.texts
+    compared = [_as_given(text) for text in texts] or [Path(found.new)]
     if found.kind == "checkpoint":
-        return f"ckpt inspect {old}" if found.same or found.measured else f"ckpt diff {old} {quoted}{again} --values"
+        known = found.same or found.measured
+        template = "ckpt inspect {old}" if known else "ckpt diff {old} {compared} {again} --values"
+        return following(template, old=old, compared=compared, again=again)
     if not found.ready:
-        return f"ckpt verify {old}"
+        return following("ckpt verify {old}", old=old)
     resume = found.situation.found.layout.resume
     if found.safe and not found.differences and not found.left_out and found.purpose == "resume" and resume:
-        return resume.replace("{path}", old)
-    return f"ckpt diff {old} {quoted}{again} --command"
+        return following(resume, path=old)
+    return following("ckpt diff {old} {compared} {again} --command", old=old, compared=compared, again=again)
+
+
+def _as_given(text: str) -> str | Path:
+    """A file or a setting of the command line, as the next command takes it: ``--lr0=1`` would be an option there."""
+    file = os.path.expanduser(text)
+    return Path(file) if os.path.lexists(file) else text.lstrip("-")
 
 
 def _print_tensors(found: Comparison) -> None:
@@ -313,7 +324,7 @@ def _part_line(part: PartComparison) -> str:
 # ---------------------------------------------------------------- other forms
 
 
-def _print_markdown(found: Comparison, _: str) -> None:
+def _print_markdown(found: Comparison, _: list[str]) -> None:
     say(f"**{_headline(found)}**")
     say()
     if found.differences:
@@ -328,7 +339,7 @@ def _print_markdown(found: Comparison, _: str) -> None:
     say(_summary(found))
 
 
-def _print_patch(found: Comparison, _: str) -> None:
+def _print_patch(found: Comparison, _: list[str]) -> None:
     """A unified diff of the settings as yaml lines, each new one with its meaning behind it."""
     before = [_line(d, old=True) for d in found.differences if _there(d.old)]
     after = [_line(d, old=False) for d in found.differences if _there(d.new)]
@@ -359,7 +370,7 @@ def _print_command(found: Comparison) -> None:
         raise CkptError("--command needs a configuration to carry out, no other checkpoint; name a yaml or KEY=VALUE")
     advice = advise(found.situation, found.differences, found.ready)
     for note in advice.notes:
-        print(f"ckpt: {command(note)}", file=sys.stderr)
+        complain(note)
     if advice.commands:
         say(command(" && ".join(advice.commands)))
 

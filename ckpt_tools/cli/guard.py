@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import ParamSpec
 
 import typer
 
 from ckpt_tools.cli.render import command as command_text
-from ckpt_tools.cli.render import discard_output
+from ckpt_tools.cli.render import complain, discard_output
 from ckpt_tools.findings import CkptError
 
 __all__ = ["BUG", "BUG_WORDS", "FINISHED", "INTERRUPTED", "NO", "USAGE", "YES", "bug_text", "guarded", "worst"]
@@ -55,19 +56,20 @@ def _code(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
             discard_output()
         return code
     except CkptError as error:
-        print(f"ckpt: {command_text(str(error))}", file=sys.stderr)
+        complain(str(error))
         return USAGE
     except KeyboardInterrupt:
-        print("ckpt: interrupted", file=sys.stderr)
+        complain("interrupted")
         return INTERRUPTED
     except (typer.Exit, typer.Abort):
         raise
     except OSError as error:
-        print(f"ckpt: {error.filename or 'the output'}: {error.strerror or error}; check the disk", file=sys.stderr)
+        complain(f"{error.filename or 'the output'}: {error.strerror or error}; check the disk")
         discard_output()
         return USAGE
     except Exception as error:
         if os.environ.get("CKPT_DEBUG"):
-            raise
-        print(f"ckpt: {bug_text(error)}", file=sys.stderr)
+            for line in traceback.format_exc().splitlines():
+                print(command_text(line), file=sys.stderr)
+        complain(bug_text(error))
         return BUG

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from ckpt_tools.cli.render import shown
+from ckpt_tools.cli.render import complain
 
 __all__ = ["Hook"]
 
@@ -98,4 +98,4 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _complain(what: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # nobody reads it, or the disk is full
-        print(f"ckpt: --on-event: {shown(what)}", file=sys.stderr)
+        complain(f"--on-event: {what}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ckpt_tools.cli.guard import FINISHED, NO, YES
 from ckpt_tools.cli.plans import Json
-from ckpt_tools.cli.render import command, print_json, say
+from ckpt_tools.cli.render import complain, print_json, print_path
 from ckpt_tools.cli.verify import Purpose
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import hint
 
 __all__ = ["latest"]
 
@@ -54,16 +55,18 @@ def latest(
             "latest", {**content, "run": run, "finished": found.finished, "reason": found.reason, "passed": passed}
         )
     for path, why in found.passed:
-        print(f"ckpt: passed over {command(f'{path}: {why}')}", file=sys.stderr)
+        complain(f"passed over {path}: {why}")
     if found.path is not None:
         if not json_:
-            say(str(found.path))  # to be used as it is, so nothing in it is escaped
+            print_path(found.path)
         return YES
-    print(f"ckpt: {command(found.reason)}; {command(_following(folder, found.finished))}", file=sys.stderr)
+    complain(f"{found.reason}; {_following(folder, found.finished)}")
     return FINISHED if found.finished else NO
 
 
 def _following(folder: str, finished: bool) -> str:
     if finished:
         return "for more epochs start a new run from its weights"
-    return f"`ckpt verify {shlex.quote(folder)}` says why, `ckpt repair` may mend it"
+    return hint(
+        "ckpt verify {folder}", "{} says why, `ckpt repair` may mend it", folder=Path(os.path.expanduser(folder))
+    )

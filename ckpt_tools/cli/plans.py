@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, progress_bar, say, shown
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import following
 
 if TYPE_CHECKING:
     from ckpt_tools.plans import PartPlan, Plan
@@ -153,7 +153,7 @@ def _fate(part: PartPlan) -> str:
 def print_refusal(plan: Plan, what: str) -> None:
     """Why a plan is none, and the command to look with."""
     say(f"can't be {what}: {command(str(plan.refused))}; nothing was written")
-    say(f"next: {command(f'ckpt verify {shlex.quote(plan.file)}')}")
+    say(f"next: {following('ckpt verify {path}', path=Path(plan.file))}")
 
 
 def print_result(plan: Plan, how: How, following: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +11,10 @@ import typer
 from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.guard import NO, YES
 from ckpt_tools.cli.plans import DryRun, Json, asked
-from ckpt_tools.cli.render import bytes_text, command, paint, print_json, progress_bar, say, shown
+from ckpt_tools.cli.render import bytes_text, complain, paint, print_json, progress_bar, say, shown
 from ckpt_tools.cli.units import BYTES, SECONDS, measured
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import following
 from ckpt_tools.layouts.parts import whole_number
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def prune(
     else:
         _print_end(pruning, agreed, yes or dry_run)
     for entry in failed:
-        print(f"ckpt: {command(f'{entry.path}: {entry.error}')}; it stays", file=sys.stderr)
+        complain(f"{entry.path}: {entry.error}; it stays")
     return NO if failed else YES
 
 
@@ -144,7 +143,7 @@ def _print_end(pruning: Pruning, agreed: bool, told: bool) -> None:
     if agreed:
         done = [entry for entry in pruning.changes if entry.done]
         say(f"freed {bytes_text(sum(entry.frees for entry in done))}: {counted(len(done), 'file')}")
-        say(f"next: {command(f'ckpt latest {shlex.quote(str(pruning.runs[0].folder))}')}")
+        say(f"next: {following('ckpt latest {folder}', folder=pruning.runs[0].folder)}")
         return
     say(f"would free {bytes_text(pruning.freed)}: {counted(len(pruning.changes), 'file')}; nothing was changed")
     say("next: the same command without --dry-run" if told else "next: the same command with --yes")

@@ -7,20 +7,23 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from ckpt_tools.findings import escape, plain_json
+from ckpt_tools.findings import LONGEST_MESSAGE, escape, plain_json
 
 __all__ = [
     "COLOURS",
     "bytes_text",
     "command",
+    "complain",
     "discard_output",
     "json_text",
     "paint",
     "print_json",
+    "print_path",
     "progress_bar",
     "say",
     "shown",
@@ -39,7 +42,6 @@ COLOURS = {
     "warning": "yellow",
     "note": "blue",
 }
-LONGEST_COMMAND = 16_384  # characters; several times the longest path there is
 SHOW_BAR_FROM = 256 << 20  # bytes; less is done before a bar could be read
 
 
@@ -77,8 +79,26 @@ def discard_output() -> None:
 
 
 def command(text: str) -> str:
-    """A command to type that holds a path from outside, safe for a terminal however long it is."""
-    return escape(text, LONGEST_COMMAND)
+    """A line that holds paths from outside, safe for a terminal and long enough for commands in it to stay whole."""
+    return escape(text, LONGEST_MESSAGE)
+
+
+def complain(text: str) -> None:
+    """A line about what went wrong, on stderr, safe for a terminal."""
+    print(f"ckpt: {command(text)}", file=sys.stderr)
+
+
+def print_path(path: Path) -> None:
+    """A path alone on stdout, for another program: byte for byte as the system has it; on a terminal as it is shown."""
+    raw = None if sys.stdout.isatty() or os.name == "nt" else getattr(sys.stdout, "buffer", None)
+    if raw is None:
+        say(command(str(path)) if sys.stdout.isatty() else str(path))
+        return
+    try:
+        sys.stdout.flush()
+        raw.write(os.fsencode(path) + b"\n")
+    except BrokenPipeError:
+        discard_output()
 
 
 def print_json(command: str, content: dict[str, Any]) -> None:
@@ -89,13 +109,18 @@ def print_json(command: str, content: dict[str, Any]) -> None:
 def json_text(command: str, content: dict[str, Any], indent: int | None = None) -> str:
     """A JSON document, on one line without ``indent``; numbers JSON has no word for (NaN, infinity) become text."""
     document = {"schema": f"ckpt-tools/{command}/1", **plain_json(content)}
-    return json.dumps(document, indent=indent, ensure_ascii=True, allow_nan=False, default=str)
+    return json.dumps(document, indent=indent, allow_nan=False, default=_as_text)
+
+
+def _as_text(value: object) -> Any:
+    return plain_json(str(value))
 
 
 def table(columns: list[str], rows: list[list[str]], right: set[int]) -> None:
     """A table: aligned text, as wide as its content, so that it can be piped into other tools."""
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    for index, row in enumerate([columns, *rows]):
+    lines = [[shown(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for index, row in enumerate(lines):
         cells = [
             cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
         ]
@@ -121,7 +146,7 @@ def progress_bar(total: int, label: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
+        task = progress.add_task(shown(label), total=total)
         yield lambda done: progress.advance(task, done)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +26,9 @@ from ckpt_tools.cli.plans import (
     print_result,
     waits,
 )
-from ckpt_tools.cli.render import command, print_json, progress_bar, say, shown
+from ckpt_tools.cli.render import command, print_json, progress_bar, say
 from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.findings.commands import following
 
 if TYPE_CHECKING:
     from ckpt_tools.plans import Plan, Request
@@ -192,12 +192,13 @@ def _folders(request: Request) -> list[Path]:
 
 def _print_end(plan: Plan, how: How, ready: bool) -> None:
     for line in plan.advice:
-        say(f"  hint: {shown(line)}")
+        say(f"  hint: {command(line)}")
     if plan.refused is not None and plan.refused != WORD:
         print_refusal(plan, "mended")
     elif ready:
-        print_result(plan, how, f"ckpt verify {shlex.quote(plan.output)}")
+        print_result(plan, how, following("ckpt verify {path}", path=Path(plan.output)))
     else:
         say("nothing to do")
         if plan.expected is Verdict.FINISHED:
-            say(f"next: {command(f'ckpt repair {shlex.quote(plan.file)} --optimizer-from epochN.pt --set epochs=N')}")
+            more = "ckpt repair {path} --optimizer-from epochN.pt --set epochs=N"
+            say(f"next: {following(more, path=Path(plan.file))}")

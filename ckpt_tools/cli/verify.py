@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,8 +15,9 @@ import typer
 from ckpt_tools.cli.guard import BUG, BUG_WORDS, FINISHED, NO, USAGE, YES, bug_text, worst
 from ckpt_tools.cli.paths import expand
 from ckpt_tools.cli.pool import each, workers_for
-from ckpt_tools.cli.render import COLOURS, command, paint, print_json, progress_bar, say, shown
+from ckpt_tools.cli.render import COLOURS, command, complain, paint, print_json, progress_bar, say, shown
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict, lookup
+from ckpt_tools.findings.commands import following, remarked
 from ckpt_tools.verbs.verify import Report, parse_target
 from ckpt_tools.verbs.verify import verify as verify_file
 
@@ -144,15 +144,15 @@ def _exit_code(report: Report, purpose: str, conditions: list[str]) -> int:
     return FINISHED if purpose == "resume" and report.verdict is Verdict.FINISHED else NO
 
 
-def complain(report: Report) -> None:
+def _complain(report: Report) -> None:
     """Why a path has no verdict, on stderr."""
     why = str(report.error)
-    print(f"ckpt: {command(why if report.path in why else f'{report.path}: {why}')}", file=sys.stderr)
+    complain(why if command(report.path) in why else f"{report.path}: {why}")
 
 
 def _print_report(report: Report) -> None:
     if report.verdict is None:
-        complain(report)
+        _complain(report)
         return
     verdict = paint(str(report.verdict), COLOURS[str(report.verdict)], bold=True)
     details = _details(report)
@@ -161,7 +161,7 @@ def _print_report(report: Report) -> None:
         label = paint(str(fact.severity), COLOURS[str(fact.severity)])
         say(f"  {label} {fact.code} {fact.slug}: {fact.message}{_place(fact)}")
         say(f"      > {command(fact.remedy)}")
-    say(f"next: {command(_next(report))}")
+    say(f"next: {_next(report)}")
 
 
 def _place(fact: Finding) -> str:
@@ -187,25 +187,26 @@ def _details(report: Report) -> str:
 
 def _next(report: Report) -> str:
     """The one command to type now."""
-    path = shlex.quote(report.path)
+    path = Path(report.path)
     if report.verdict is Verdict.RESUMABLE:
-        return (report.resume or "ckpt inspect {path}").replace("{path}", path)
+        return following(report.resume or "ckpt inspect {path}", path=path)
     worst_finding = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
     remedy = worst_finding.remedy if worst_finding is not None else ""
     if remedy.startswith("ckpt repair ") and report.verdict is not Verdict.FINISHED:
         return remedy
     if report.sibling:
-        return f"ckpt verify {shlex.quote(report.sibling)}"
+        return following("ckpt verify {path}", path=Path(report.sibling))
     if report.verdict is Verdict.FINISHED and report.layout == "ultralytics":
-        return f"yolo train model={path} data=DATA.yaml epochs=N   # a new run from these weights"
-    if report.verdict in (Verdict.WEIGHTS, Verdict.FINISHED):
-        return f"ckpt inspect {path}"
-    return f"ckpt explain {worst_finding.code}" if worst_finding else f"ckpt inspect {path}"
+        again = following("yolo train model={path} data=DATA.yaml epochs=N", path=path)
+        return remarked(again, "a new run from these weights")
+    if worst_finding is None or report.verdict in (Verdict.WEIGHTS, Verdict.FINISHED):
+        return following("ckpt inspect {path}", path=path)
+    return following("ckpt explain {code}", code=worst_finding.code)
 
 
 def _print_line(report: Report) -> None:
     if report.verdict is None:
-        complain(report)
+        _complain(report)
         return
     first = next((fact for fact in report.findings if fact.verdict is report.verdict), None)
     reason = f"  {first.code} {first.message}" if first else ""
@@ -221,4 +222,4 @@ def _print_summary(reports: list[Report]) -> None:
     say(f"{len(reports)} files: {parts}")
     worst_report = next((report for word in Verdict for report in reports if report.verdict is word), None)
     if worst_report is not None and worst_report.verdict is not Verdict.RESUMABLE:
-        say(f"next: {command(f'ckpt verify {shlex.quote(worst_report.path)}')}")
+        say(f"next: {following('ckpt verify {path}', path=Path(worst_report.path))}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -17,7 +16,7 @@ import typer
 
 from ckpt_tools.cli.guard import YES
 from ckpt_tools.cli.hook import Hook
-from ckpt_tools.cli.render import COLOURS, command, json_text, paint, say
+from ckpt_tools.cli.render import COLOURS, command, complain, json_text, paint, say
 from ckpt_tools.cli.units import SECONDS, measured
 from ckpt_tools.findings import CkptError
 
@@ -85,7 +84,7 @@ def watch(
             except OSError as error:  # a full disk must not silence the hook, nor the next alert
                 if not complained:
                     with contextlib.suppress(OSError):
-                        print(f"ckpt: events can't be printed: {error.strerror}; free some space", file=sys.stderr)
+                        complain(f"events can't be printed: {error.strerror}; free some space")
                 complained = True
     return YES
 

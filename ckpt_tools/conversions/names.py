@@ -9,6 +9,7 @@ from ckpt_tools.checks.consistency import plain_name
 from ckpt_tools.checks.names import few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.parts import dict_of, whole_number
 from ckpt_tools.layouts.ultralytics import moved_modules
@@ -145,9 +146,8 @@ def rename_classes(case: Case, request: Conversion) -> None:
     """Other names for classes, given by number or by name, wherever the file keeps names."""
     known = class_lists(case)
     if not known:
-        raise CkptError(
-            f"--rename-class: {case.name} keeps no class names; `ckpt inspect {case.name}` shows what it has"
-        )
+        look = hint("ckpt inspect {path}", "{} shows what it has", path=case.original)
+        raise CkptError(f"--rename-class: {case.name} keeps no class names; {look}")
     names = _by_number(max((value for _, _, value in known), key=_count))
     for old, new in request.classes.items():
         number = _number(case, old, new, names)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ckpt_tools.checks.names import counted, few
 from ckpt_tools.conversions.request import Conversion
 from ckpt_tools.findings import CkptError, as_text
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.layouts import Part
 from ckpt_tools.pickles import GlobalRef, Persistent, pairs_of
 from ckpt_tools.plans.case import Case
@@ -49,7 +50,8 @@ def change_precision(case: Case, request: Conversion) -> None:
         parts = [part for role in roles for part in case.found.role(role)] if dtype else []
         made: dict[str, Bytes] = {}
         if dtype and not parts:
-            raise CkptError(f"{case.name} holds no {what} to convert; `ckpt inspect {case.name}` lists what it has")
+            look = hint("ckpt inspect {path}", "{} lists what it has", path=case.original)
+            raise CkptError(f"{case.name} holds no {what} to convert; {look}")
         for part in parts:
             tally = cast_tensors(case, floating_tensors(case, part).values(), DTYPES[str(dtype)], made)
             if tally.tensors:

@@ -10,6 +10,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.container import MemberError
 from ckpt_tools.conversions.request import WEIGHTS, Conversion
 from ckpt_tools.findings import CkptError, as_text
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.values import value_of
 from ckpt_tools.pickles import Call, GlobalRef, pairs_of
@@ -61,8 +62,8 @@ def chosen_weights(case: Case, role: str | None) -> Part:
     part = held[role] if role else held["ema"] or held["model"]
     if part is None or not part.tensors:
         other = next((name for name, other in held.items() if other is not None and name != role), None)
-        hint = f"take --weights {other}" if other else f"`ckpt inspect {case.name}` lists what it has"
-        raise CkptError(f"{case.name} holds no {role or 'weights'}; {hint}")
+        look = hint("ckpt inspect {path}", "{} lists what it has", path=case.original)
+        raise CkptError(f"{case.name} holds no {role or 'weights'}; {f'take --weights {other}' if other else look}")
     return part
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ckpt_tools.differences.model import STOPS, Difference, Meaning
 from ckpt_tools.differences.overrides import IN_GROUPS
 from ckpt_tools.differences.situation import Situation
+from ckpt_tools.findings.commands import UntypableError, Word, filled, following
 from ckpt_tools.layouts.arguments import default_arguments, known_arguments, taken_on_resume
 from ckpt_tools.layouts.ultralytics import optimizer_names
 
@@ -30,6 +30,17 @@ class Advice:
 
     commands: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    untypable: bool = False
+
+    def type(self, template: str, **names: Word | Sequence[Word]) -> None:
+        """Add a command; where one of them can't be typed there is none at all, but a note that says so."""
+        try:
+            self.commands.append(filled(template, **names))
+        except UntypableError as error:
+            self.untypable = True
+            self.notes.append(str(error))
+        if self.untypable:
+            self.commands.clear()
 
 
 def advise(situation: Situation, differences: Sequence[Difference], ready: bool) -> Advice:
@@ -56,7 +67,7 @@ def advise(situation: Situation, differences: Sequence[Difference], ready: bool)
 
 def _resume(situation: Situation, differences: Iterable[Difference], advice: Advice) -> None:
     """What a resume takes goes on its command line, the rest into a copy of the checkpoint first."""
-    path = str(situation.checkpoint.path)
+    path = situation.checkpoint.path
     given = [d for d in differences if d.meaning in TAKEN and d.section == "args"]
     ignored = [d for d in differences if d.meaning is Meaning.IGNORED and d.key not in FOLDER]
     edits = [d for d in ignored if d.key in known_arguments(situation.version) and d.key not in NEVER]
@@ -74,10 +85,10 @@ def _resume(situation: Situation, differences: Iterable[Difference], advice: Adv
         if fresh:
             advice.notes.append("the optimizer starts afresh: its state belongs to the saved settings")
         settings = [word for text in sets for word in ("--set", text)]
-        made = str(situation.checkpoint.path.with_name(f"{situation.checkpoint.path.stem}.edited.pt"))
-        advice.commands.append(shlex.join(["ckpt", "repair", path, *settings, *fresh, "-o", made]))
+        made = path.with_name(f"{path.stem}.edited.pt")
+        advice.type("ckpt repair {path} {settings} -o {made}", path=path, settings=[*settings, *fresh], made=made)
         path = made
-    advice.commands.append(shlex.join(["yolo", "train", "resume", f"model={path}", *options]))
+    advice.type("yolo train resume model={path} {options}", path=path, options=options)
 
 
 def _extends(situation: Situation, differences: Iterable[Difference]) -> bool:
@@ -110,7 +121,7 @@ def _folder(situation: Situation, differences: Iterable[Difference]) -> str | No
 
 def _new_run(situation: Situation, differences: Sequence[Difference], advice: Advice) -> None:
     """A run of its own that starts from these weights, with the saved settings and the new ones on top."""
-    path = str(situation.checkpoint.path)
+    path = situation.checkpoint.path
     defaults, known = default_arguments(situation.version), known_arguments(situation.version)
     saved = {
         key: value
@@ -123,14 +134,17 @@ def _new_run(situation: Situation, differences: Sequence[Difference], advice: Ad
     config, model, data = situation.config, path, situation.saved.get("data")
     named = {d.key: d.new for d in usable}
     if config.kind == "model" and config.path is not None:
-        model = str(config.path)
+        model = config.path
     elif situation.config.values.get("model") and named.get("model") and _stops_or_taken(usable, "model"):
-        model = str(named["model"])
+        model = Path(str(named["model"]))
     if config.kind == "data" and config.path is not None:
-        data = str(config.path)
-    words = ["yolo", "train", f"model={model}", *([f"pretrained={path}"] if model != path else [])]
-    words += [f"data={named.get('data') or data}"] if named.get("data") or data else []
-    advice.commands.append(shlex.join([*words, *(_typed(key, value) for key, value in settings.items())]))
+        data = config.path
+    data = named.get("data") or data
+    template = "yolo train model={model}" + (" pretrained={path}" if model != path else "")
+    template += " data={data} {settings}" if data else " {settings}"
+    typed = [_typed(key, value) for key, value in settings.items()]
+    held = data if isinstance(data, Path) else str(data)
+    advice.type(template, model=model, path=path, data=held, settings=typed)
 
 
 def _stops_or_taken(differences: Iterable[Difference], key: str) -> bool:
@@ -147,13 +161,14 @@ def _script(situation: Situation, differences: Iterable[Difference], advice: Adv
             advice.notes.append(f"{difference.key}: set it to {difference.new} in {place}, which a resume reads")
         elif difference.meaning in (Meaning.IGNORED, Meaning.BREAKS):
             advice.notes.append(f"{difference.key} can't be had: {difference.why}")
-    path = shlex.quote(str(situation.checkpoint.path))
+    path = situation.checkpoint.path
     resume = situation.found.layout.resume
     if resume:
-        advice.commands.append(resume.replace("{path}", path))
+        advice.type(resume, path=path)
         return
     taken = [_typed(d.key, d.new) for d in differences if d.meaning in TAKEN and d.section == "args"]
-    advice.notes.append(f"start your own script from {path}" + (f" with {' '.join(taken)}" if taken else ""))
+    words = following("{path} with {taken}" if taken else "{path}", path=path, taken=taken)
+    advice.notes.append(f"start your own script from {words}")
 
 
 def _typed(key: str, value: Any) -> str:

@@ -12,20 +12,18 @@ from ckpt_tools.findings.model import (
     Sink,
     StrictReadError,
     Verdict,
-    as_text,
     collect,
     decide,
-    escape,
     finding,
-    plain_json,
     strict,
-    writable,
 )
+from ckpt_tools.findings.texts import LONGEST_MESSAGE, as_text, escape, plain_json, writable
 
 __all__ = [
     "BY_CODE",
     "BY_SLUG",
     "CATALOGUE",
+    "LONGEST_MESSAGE",
     "CkptError",
     "Code",
     "Finding",

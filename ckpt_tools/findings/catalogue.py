@@ -270,7 +270,7 @@ CATALOGUE: tuple[Code, ...] = (
          "Do not load it. Get the file from someone you trust.", GLOBALS),
     Code("CKPT602", "unknown-code", WARNING, None, "loading it runs code of {package} that is not known here ({names})",
          "The file holds objects of classes nobody here knows. Loading imports and runs their code.",
-         "Load it only if the code is yours, or trust it by name.", "ckpt verify {path} --trust {package}"),
+         "Load it only if the code is yours, or trust it by name.", "ckpt verify {path} --trust {trust}"),
     Code("CKPT603", "two-readings", ERROR, UNSAFE, "the archive holds two different pickles under one name",
          "One program would read, or scan, another file than the next. Only an attack looks like this.",
          "Do not load it.", LOOK),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ckpt_tools.findings.catalogue import BY_SLUG, Code
+from ckpt_tools.findings.commands import PLACE, Word, following
+from ckpt_tools.findings.texts import LONGEST_MESSAGE, escape
 from ckpt_tools.findings.words import Severity, Verdict
 
 __all__ = [
@@ -19,30 +18,21 @@ __all__ = [
     "Sink",
     "StrictReadError",
     "Verdict",
-    "as_text",
     "collect",
     "decide",
-    "escape",
     "finding",
-    "plain_json",
     "strict",
-    "writable",
 ]
-
-LONGEST_INTEGER = 1000  # bits: less than the largest float has
-LONGEST_TEXT = 400  # characters of a name or message from a file that reach a report
-
-
-@functools.cache
-def _unprintable() -> re.Pattern[str]:
-    """Control, bidirectional and zero-width characters, surrogates and private planes."""
-    return re.compile(
-        r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010fffd]|[\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
-    )
 
 
 class CkptError(Exception):
-    """We could not work (a path that can't be opened, a bad option). The message ends with what to do."""
+    """We could not work (a path that can't be opened, a bad option). The message ends with what to do.
+
+    It is fit for a terminal, whoever prints it: what can't be seen of the names in it is escaped.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(escape(message, LONGEST_MESSAGE))
 
 
 class StrictReadError(CkptError):
@@ -58,7 +48,7 @@ class Finding:
     """One fact about one file.
 
     ``where`` names the place (a member, a tensor, a key, a byte offset) or is empty; ``remedy`` is the next
-    command to type.
+    command to type. Until :meth:`addressed` fills it, it is a template, and ``names`` has some of the names in it.
     """
 
     code: str
@@ -68,6 +58,13 @@ class Finding:
     where: str
     remedy: str
     verdict: Verdict | None = None
+    names: tuple[tuple[str, Word], ...] = field(default=(), repr=False)
+
+    def addressed(self, path: str, **names: Word) -> Finding:
+        """The finding with its remedy made a command for this very file, or a sentence where it can't be typed."""
+        where = Path(path)
+        remedy = following(self.remedy, **{**dict(self.names), "path": where, "folder": where.parent, **names})
+        return replace(self, remedy=remedy, names=())
 
     def as_json(self) -> dict[str, str]:
         """The six public fields, in the order of the JSON contract."""
@@ -85,20 +82,23 @@ Sink = Callable[[Finding], None]
 
 
 def finding(slug: str, where: str = "", /, *, remedy: str = "", **facts: object) -> Finding:
-    """Make the finding called ``slug``, its message filled with ``facts``.
+    """Make the finding called ``slug``, its message filled with ``facts``; so is its remedy, once it is addressed.
 
     Raises ``KeyError`` for a slug that is not in the catalogue: that is our bug, not the file's.
     """
     entry: Code = BY_SLUG[slug]
     shown = {name: escape(value) for name, value in facts.items()}
+    remedy = remedy or entry.remedy
+    named = [(name, facts[name]) for name in PLACE.findall(remedy) if name in facts]
     return Finding(
         entry.code,
         entry.slug,
         entry.severity,
         entry.message.format(**shown),
         escape(where),
-        remedy or entry.remedy,
+        remedy,
         entry.verdict,
+        tuple((name, value if isinstance(value, Path) else str(value)) for name, value in named),
     )
 
 
@@ -118,41 +118,3 @@ def decide(findings: Iterable[Finding], otherwise: Verdict = Verdict.RESUMABLE) 
     """The first verdict in order of precedence that any finding carries, else ``otherwise``."""
     present = {fact.verdict for fact in findings}
     return next((verdict for verdict in Verdict if verdict in present), otherwise)
-
-
-def writable(value: object) -> object:
-    """The value itself, or words for an integer so long that Python refuses to write it in decimal."""
-    if isinstance(value, int) and value.bit_length() > LONGEST_INTEGER:
-        return f"<integer of {value.bit_length()} bits>"
-    return value
-
-
-def as_text(value: object) -> str:
-    """A key or number from a file as text; words for what is too long or too deep to be written."""
-    try:
-        return value if isinstance(value, str) else str(writable(value))
-    except (ValueError, RecursionError):  # a tuple with such an integer in it, or of tuples in tuples
-        return f"<{type(value).__name__}>"
-
-
-def plain_json(value: Any) -> Any:
-    """The same value without numbers that JSON can't hold."""
-    if isinstance(value, dict):
-        return {as_text(key): plain_json(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return writable(value)
-
-
-def escape(value: object, longest: int = LONGEST_TEXT) -> str:
-    """Text from a file made safe for a terminal: control and bidirectional characters escaped, length bounded."""
-    text = as_text(value)
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
-    if text.isascii() and text.isprintable():
-        return text
-    return _unprintable().sub(
-        lambda found: found.group().encode("unicode_escape", "backslashreplace").decode("ascii"), text
-    )

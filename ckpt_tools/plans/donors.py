@@ -13,6 +13,7 @@ from ckpt_tools.checks.content import scan_content
 from ckpt_tools.checks.names import few, shape_text
 from ckpt_tools.checks.repaired import records
 from ckpt_tools.findings import CkptError, Verdict, decide
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.runs import trained_epoch
@@ -42,7 +43,9 @@ class Donor:
             found = checkpoint.recognised
             if found is None or decide(checkpoint.findings) in (Verdict.UNSAFE, Verdict.FOREIGN):
                 why = checkpoint.findings[0].message if checkpoint.findings else "it is no checkpoint"
-                raise CkptError(f"{path} can't be a donor: {why}; `ckpt verify {path}` says more")
+                raise CkptError(
+                    f"{path} can't be a donor: {why}; {hint('ckpt verify {path}', '{} says more', path=path)}"
+                )
             self.layout = found.layout.name
             known = found.epoch if found.epoch is not None and found.epoch >= 0 else None
             self.epoch = known if known is not None else trained_epoch(found, path)  # of a stripped file: its results

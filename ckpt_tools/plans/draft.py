@@ -71,7 +71,8 @@ class Draft:
 
     @property
     def recognised(self) -> Recognised:
-        assert self.checkpoint.recognised is not None
+        if self.checkpoint.recognised is None:
+            raise CkptError(f"nothing in {self.checkpoint.path.name} says what it held; take another file of the run")
         return self.checkpoint.recognised
 
     def graft(self, node: Node, donor: Holding) -> Node:

@@ -10,6 +10,7 @@ from ckpt_tools.checks.context import release
 from ckpt_tools.checks.names import few
 from ckpt_tools.checks.optimizers import optimizer_kind
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.layouts import Part
 from ckpt_tools.layouts.arguments import refused_arguments
 from ckpt_tools.layouts.parts import dict_of, lookup, plain, rounded
@@ -278,9 +279,8 @@ def set_arguments(case: Case, settings: Mapping[str, Any]) -> None:
         if key == "optimizer" and "optimizer" not in case.request.reinit:
             _refuse_kind(case, str(value))
         if case.family != "ultralytics" and not case.found.has(place):
-            raise CkptError(
-                f"--set {key}: {case.name} has no such setting; `ckpt inspect {case.name} --args` lists them"
-            )
+            look = hint("ckpt inspect {path} --args", "{} lists them", path=case.original)
+            raise CkptError(f"--set {key}: {case.name} has no such setting; {look}")
         schedule = _schedule(case, value) if key == "epochs" else ""
         case.put(place, value)
         was = f" (was {before!r})" if isinstance(before, (str, int, float)) else ""

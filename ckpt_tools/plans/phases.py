@@ -12,6 +12,7 @@ from ckpt_tools.checks.names import few
 from ckpt_tools.checks.storages import OWN_MEMBERS
 from ckpt_tools.configs import is_yaml, read_settings
 from ckpt_tools.findings import BY_SLUG, CkptError, Finding
+from ckpt_tools.findings.commands import following, hint
 from ckpt_tools.layouts import Part, Recognised
 from ckpt_tools.layouts.parts import dict_of
 from ckpt_tools.plans.case import Case
@@ -128,8 +129,9 @@ def _refuse_lone(case: Case) -> None:
     )
     named = [donor for name, donor in case.named.items() if name in PARTS or layout == "part"]
     if layout in ("bare", "module", "part", "tensors") and named:
-        turned = f"ckpt repair {named[0].path} --{role}-from {case.original}"
-        raise CkptError(f"{case.name} holds nothing but its {role}, no other part has a place there; try `{turned}`")
+        words = ("ckpt", "repair", named[0].path, f"--{role}-from", case.original)
+        turned = hint("{words}", "try {}", words=words)
+        raise CkptError(f"{case.name} holds nothing but its {role}, no other part has a place there; {turned}")
 
 
 def parts(case: Case, findings: list[Finding]) -> None:
@@ -189,8 +191,8 @@ def gaps(case: Case, findings: list[Finding]) -> None:
                 graft_part(case, donor, part.role, consent=False, ours=part)
                 case.settle()
             else:
-                option = f"--{part.role}-from {donor.name}"
-                case.advice.append(f"it has no {part.path}, {donor.name} has one: {option} takes it")
+                option = following("{words} takes it", words=(f"--{part.role}-from", donor.path))
+                case.advice.append(f"it has no {part.path}, {donor.name} has one: {option}")
         return
 
 

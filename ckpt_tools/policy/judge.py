@@ -63,12 +63,19 @@ TRANSLATED_BELOW = 3
 
 
 def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
-    rebuilders = {id(ref) for ref in pickle.globals if rule_of(ref.module, ref.name) == "rebuilder"}
+    rules = {id(ref): rule_of(ref.module, ref.name) for ref in pickle.globals}
     for call in pickle.calls:
-        if id(call.callee) in rebuilders and call.states is None and _usual(call.args):
-            continue  # nearly every call of a checkpoint
+        if call.states is None and call.items is None and call.kwargs is None:
+            rule = rules.get(id(call.callee))
+            if (rule == "rebuilder" and _usual(call.args)) or (rule == "pairs" and not call.args):
+                continue  # nearly every call of a checkpoint: a tensor, or an empty dictionary that is filled later
         for why in _of_call(call, uses):
             yield Judgement(Tier.DANGEROUS, _shown(call), why, call.position)
+    yield from _besides_calls(pickle, uses)
+
+
+def _besides_calls(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
+    """Changes of what the file did not make, names kept as values, keys, and references out of the pickle."""
     for target, position in pickle.mutated:
         what = target.path if isinstance(target, GlobalRef) else type(target).__name__
         yield Judgement(Tier.DANGEROUS, what, "it changes something that this file did not make", position)
@@ -82,7 +89,7 @@ def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
     for ref in _kept_running(pickle, uses):
         yield Judgement(Tier.DANGEROUS, ref.path, "it is kept as a value, and whoever calls it runs code", ref.position)
     for persistent in pickle.persistents:
-        if not is_storage(persistent) and not _plain_reference(persistent):
+        if not _plain_reference(persistent):
             why = "a reference out of the pickle is no storage, and not only data"
             yield Judgement(Tier.DANGEROUS, "a persistent id", why, persistent.position)
     for extension in pickle.extensions:
@@ -115,11 +122,14 @@ def _kept_running(pickle: Pickle, uses: Uses) -> Iterator[GlobalRef]:
 def _plain_reference(persistent: Persistent) -> bool:
     """Whether a persistent id that names no storage at least holds no objects; the class of a module may be one."""
     parts = persistent.id if isinstance(persistent.id, tuple) else (persistent.id,)
+    if USUAL_PARTS.issuperset(map(type, parts)):
+        return True
     if parts[:1] == ("module",) and len(parts) > 1 and isinstance(parts[1], GlobalRef):
         parts = parts[2:]
     return all(type(part) in SIMPLE or type(part) is GlobalRef or inert(part) for part in parts)
 
 
+USUAL_PARTS = frozenset({type(None), bool, int, float, str, GlobalRef})
 SIMPLE = frozenset({type(None), bool, int, float, str})
 
 
@@ -162,8 +172,9 @@ def _of_call(call: Call, uses: Uses) -> Iterator[str]:
     if callee is None:
         yield "it calls something that is computed while loading"
         return
-    uses.call(callee, call)
     rule = rule_of(callee.module, callee.name)
+    if not rule or rule in RUNNING:
+        uses.call(callee, call)
     if rule:
         problem = RULES[rule](call, uses)
         if problem:
@@ -247,11 +258,13 @@ ROOMS = ("_parameters", "_buffers", "_modules")
 def _of_layer(state: Node) -> Iterator[str]:
     """What a layer or model holds: dictionaries of tensors and layers, hooks, and text its trainer evaluates."""
     for key, value in pairs_of(state):
+        if type(value) is Call and not value.pairs and not value.args:
+            continue  # an empty dictionary, as nearly all hooks are, or an object without parts
         if key in ROOMS:
-            yield from _of_room(str(key), value)
-        if isinstance(key, str) and key.endswith("_hooks") and is_mapping(value):
+            yield from _of_room(key, value)
+        elif type(key) is str and key[-6:] == "_hooks" and is_mapping(value):
             yield from _of_hooks(key, value)
-        if key in EVALUATED and isinstance(value, dict):
+        elif key in EVALUATED and isinstance(value, dict):
             yield from _of_evaluated(value)
 
 
@@ -259,7 +272,9 @@ def _of_room(room: str, held: Node) -> Iterator[str]:
     if held is not None and not is_mapping(held):
         yield f"its {room} are no dictionary"
     for _, value in pairs_of(held):
-        if isinstance(value, GlobalRef) or (live(value) and result_rule(value) != "layer"):
+        if value is None:
+            continue
+        if type(value) is GlobalRef or (result_rule(value) not in ("rebuilder", "layer", "") and live(value)):
             yield f"among its {room} is something else that can be called"
 
 

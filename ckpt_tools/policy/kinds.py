@@ -29,7 +29,9 @@ PLAIN_TYPES = frozenset({"data", "sized", "items", "pairs"})
 def callee_of(call: Call) -> GlobalRef | None:
     """The name of what is called, also where dill or cloudpickle name a built-in type as text."""
     maker = call.callee
-    if call.target is not None or not isinstance(maker, Call):
+    if type(maker) is GlobalRef:
+        return maker
+    if not isinstance(maker, Call):
         return call.target
     rule = result_rule(maker)
     match maker.args:
@@ -49,10 +51,10 @@ def result_rule(node: Node) -> str:
 def is_storage(node: Node) -> bool:
     """Whether a node stands for the bytes of tensors: a persistent id, or a storage pickled inside the pickle."""
     if isinstance(node, Persistent):
-        match node.id:
-            case ("storage", GlobalRef(), str() | int(), str(), int(), *rest):
-                return all(type(part) in SCALARS or isinstance(part, tuple) for part in rest)
-        return False
+        parts = node.id
+        if type(parts) is not tuple or len(parts) < 5 or parts[0] != "storage" or type(parts[1]) is not GlobalRef:
+            return False
+        return all(type(part) in SCALARS or type(part) is tuple for part in parts[2:])
     if not isinstance(node, Call):
         return False
     rule = result_rule(node)
@@ -77,6 +79,8 @@ def _nested_storage(node: Call) -> bool:
 
 def inert(node: Node) -> bool:
     """Whether a node is data all through: nothing in it has attributes that the file chose and a function may call."""
+    if not node and type(node) in (tuple, type(None)):
+        return True
     waiting: list[Node] = [node]
     seen: set[int] = set()
     while waiting:
@@ -135,15 +139,14 @@ def run_under(state: Node, model: bool) -> str:
 
     With ``model`` also those that a trainer calls on a layer or model it has loaded.
     """
+    names = ALL_NAMES if model else DUCK_NAMES
     for key, value in pairs_of(state):
-        if type(key) is str and (key in DUCK_NAMES or (model and key in MODEL_NAMES) or _special(key)) and live(value):
+        if type(key) is str and (key in names or (key[:2] == "__" and key[-2:] == "__")) and live(value):
             return key
     return ""
 
 
-def _special(name: str) -> bool:
-    """Whether it is spelt like ``__setstate__``."""
-    return name.startswith("__") and name.endswith("__")
+ALL_NAMES = DUCK_NAMES | MODEL_NAMES
 
 
 def names_in(node: Node) -> Iterable[GlobalRef]:

@@ -458,7 +458,7 @@ def state_problem(state: Node, layer: bool) -> str:
         whole = part is state or pair
         if whole and (isinstance(part, (GlobalRef, Persistent)) or (isinstance(part, Call) and not _known_state(part))):
             return "the state of an object is computed while loading"
-        if is_mapping(part) and any(isinstance(key, (Call, GlobalRef, Persistent)) for key, _ in pairs_of(part)):
+        if any(type(key) in COMPUTED_KEYS for key, _ in pairs_of(part)):
             return "the name of an attribute is computed while loading"
         name = run_under(part, layer)
         if name:
@@ -470,6 +470,9 @@ def state_problem(state: Node, layer: bool) -> str:
             if layer and not inert(value):
                 return f"it sets {key} of a layer, which runs code of its class"
     return ""
+
+
+COMPUTED_KEYS = frozenset({Call, GlobalRef, Persistent})
 
 
 def _known_state(state: Call) -> bool:

@@ -32,6 +32,11 @@ class Dtype:
     def quantized(self) -> bool:
         return self.name.startswith(("qint", "quint"))
 
+    @property
+    def packed(self) -> bool:
+        """Whether its values are bits that torch converts from and to no other type."""
+        return self.quantized or self.name.startswith("bits")
+
     def __str__(self) -> str:
         return self.name
 

@@ -46,6 +46,8 @@ ALIASES = {"float": "float32", "double": "float64", "half": "float16", "int": "i
            "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"}  # fmt: skip
 ODD_DTYPES = frozenset({"bcomplex32", "bit"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)})
 COMPRESSED = frozenset({"sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc"})
+LAYOUTS = COMPRESSED | {"strided", "sparse_coo", "_mkldnn", "jagged"}
+OWN_CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"})
 PER_CHANNEL = frozenset({"per_channel_affine", "per_channel_affine_float_qparams"})
 
 
@@ -73,8 +75,10 @@ class Resolved:
 class _Resolver:
     """Turns calls into tensors; what stops one is kept. ``legacy``: persistent ids are those of a stream."""
 
-    def __init__(self, legacy: bool = False) -> None:
-        self.legacy = legacy
+    def __init__(self, pickle: Pickle, legacy: bool = False) -> None:
+        self.rules = {id(ref): REBUILD[path] for ref in pickle.globals if (path := ref.path) in REBUILD}
+        self.count = 6 if legacy else 5
+        self.kinds: dict[int, Dtype] = {}  # of storages, by the id of their class
         self.storages: dict[tuple[object, ...], StorageRef] = {}
         self.tensors: dict[int, TensorRef | None] = {}
         self.misbuilt: dict[int, Misbuilt] = {}
@@ -83,28 +87,32 @@ class _Resolver:
 
     def storage(self, node: Node, argument: str = "storage") -> StorageRef | None:
         """The storage a node stands for; ``None`` for one kept inside the pickle."""
+        if type(node) is Persistent:
+            return self.persistent(node.id, argument)
         if isinstance(node, Call) and node.path == "torch.storage.TypedStorage":
             node = (node.kwargs or {}).get("wrap_storage") if isinstance(node.kwargs, dict) else None
-        if isinstance(node, Persistent):
-            return self.persistent(node.id, argument)
+            return self.storage(node, argument)
         if isinstance(node, Call) and node.path == "torch.storage._load_from_bytes":
             return None
         raise Misbuilt(argument, f"is {described(node)}, not a storage")
 
     def persistent(self, parts: Node, argument: str) -> StorageRef:
         """The storage of a persistent id: ``('storage', type, key, location, numel[, view])``."""
-        count = 6 if self.legacy else 5
-        if not isinstance(parts, tuple) or len(parts) != count or parts[0] not in ("storage", b"storage"):
-            raise Misbuilt(argument, f"has the persistent id {described(parts)}, not 'storage' and {count - 1} facts")
+        if not isinstance(parts, tuple) or len(parts) != self.count or parts[0] not in ("storage", b"storage"):
+            why = f"has the persistent id {described(parts)}, not 'storage' and {self.count - 1} facts"
+            raise Misbuilt(argument, why)
         kind, key, location, numel = parts[1:5]
-        if not isinstance(key, (str, int, float, bytes, type(None))):
+        if not isinstance(key, str if self.count == 6 else (str, int, float, bytes, type(None))):
             raise Misbuilt(argument, f"is kept under {described(key)}, which names no member")
-        window = _window(parts[5], argument) if self.legacy and parts[5] is not None else None
+        window = _window(parts[5], argument) if self.count == 6 and parts[5] is not None else None
         identity = (type(key), key, window)
         known = self.storages.get(identity)
-        dtype = dtype_of_storage_class(kind.module, kind.name) if isinstance(kind, GlobalRef) else None
+        dtype = self.kinds.get(id(kind))
         if dtype is None:
-            raise Misbuilt(argument, f"has the type {described(kind)}, which is no class of storages")
+            dtype = dtype_of_storage_class(kind.module, kind.name) if isinstance(kind, GlobalRef) else None
+            if dtype is None:
+                raise Misbuilt(argument, f"has the type {described(kind)}, which is no class of storages")
+            self.kinds[id(kind)] = dtype
         if not isinstance(numel, int) or not 0 <= numel < LIMIT:
             raise Misbuilt(argument, f"has {described(numel)} elements")
         if isinstance(location, bytes):
@@ -119,30 +127,51 @@ class _Resolver:
 
     # ------------------------------------------------------------ the rules, one for each kind of rebuilder
 
-    def strided(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
-        """``_rebuild_tensor(storage, offset, size, stride)``; v2 and v3 add more behind it."""
-        storage = self.storage(args[0])
-        dtype = storage.dtype if storage is not None else inline_dtype(args[0])
+    def plain(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
+        """``_rebuild_tensor(storage, offset, size, stride)``."""
+        storage, dtype = self.typed(args[0])
+        return self.strided(call, storage, dtype)
+
+    def version_2(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
+        """``_rebuild_tensor_v2(…, requires_grad, hooks[, metadata])``: torch takes whatever stands for the hooks."""
+        storage, dtype = self.typed(args[0])
+        if args[4] is not False:
+            self.gradient(args[4], dtype)
+        return self.strided(call, storage, dtype, args[6] if len(args) > 6 else None)
+
+    def version_3(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
+        """``_rebuild_tensor_v3(…, requires_grad, hooks, dtype[, metadata])``, for types without a storage class."""
+        storage, _ = self.typed(args[0])
+        if args[4] is not None and args[4] is not False:
+            raise Misbuilt("requires_grad", f"is {described(args[4])}, and torch can only set it to False here")
+        return self.strided(call, storage, self.dtype(args[6]), args[7] if len(args) > 7 else None)
+
+    def quantized(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
+        """``_rebuild_qtensor(…, quantizer_params, requires_grad, hooks)``."""
+        storage, dtype = self.typed(args[0])
+        self.quantizer(args[4], dtype, args[2])
+        self.gradient(args[5], dtype)
+        return self.strided(call, storage, dtype, implied=False)
+
+    def typed(self, node: Node) -> tuple[StorageRef | None, Dtype]:
+        """A storage, ``None`` for one kept inside the pickle, and the type of its elements."""
+        storage = self.storage(node)
+        dtype = storage.dtype if storage is not None else inline_dtype(node)
         if dtype is None:
             raise _Unread
-        more, version = len(args), call.path[-3:]
-        bits: Node = {}
-        if version == "_v2":
-            self.gradient(args[4], dtype)
-            bits = args[6] if more > 6 else {}
-        elif version == "_v3":
-            dtype = self.dtype(args[6])
-            if args[4] is not None and args[4] is not False:
-                raise Misbuilt("requires_grad", f"is {described(args[4])}, and torch can only set it to False here")
-            bits = args[7] if more > 7 else {}
-        elif version == "sor" and more == 7:
-            self.quantizer(args[4], dtype, args[2])
-            self.gradient(args[5], dtype)
-        offset = self.number(args[1], "storage_offset", 0)
-        shape, stride = self.places(args[2], args[3], implied=version != "sor" or more < 7)
+        return storage, dtype
+
+    def strided(
+        self, call: Call, storage: StorageRef | None, dtype: Dtype, bits: Node = None, implied: bool = True
+    ) -> TensorRef:
+        """A tensor that lies in a storage, by the second to fourth argument of its call."""
+        _, offset, size, steps = call.args[:4]
+        if type(offset) is not int or not 0 <= offset < LIMIT:
+            offset = self.number(offset, "storage_offset", 0)
+        shape, stride = self.places(size, steps, implied)
         if storage is None:
             return TensorRef(None, 0, shape, stride, dtype, call, layout="inline")
-        conj, neg = _bits(bits, dtype) if bits else (False, False)
+        conj, neg = _bits(bits, dtype) if bits is not None else (False, False)
         return TensorRef(storage, offset, shape, stride, dtype, call, conj=conj, neg=neg)
 
     def parameter(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
@@ -166,7 +195,7 @@ class _Resolver:
             _state(state, "state")
         elif not is_mapping(state):
             raise Misbuilt("dict", f"is {described(state)}, not a dict")
-        if function.path not in REBUILD:
+        if id(function) not in self.rules:
             raise _Unread
         if isinstance(inner, list):
             inner = tuple(inner)
@@ -187,13 +216,13 @@ class _Resolver:
 
     def wrapper(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
         """``_rebuild_wrapper_subclass(cls, dtype, size, stride, …)``: no bytes of its own."""
-        if not _may_be_class(args[0]):
-            raise Misbuilt("cls", f"is {described(args[0])}, not a class of tensors")
+        if not _may_be_class(args[0]) or args[0].path in OWN_CLASSES:
+            raise Misbuilt("cls", f"is {described(args[0])}, not a class that wraps tensors")
         _, dtype, size, steps, offset, layout, _, requires_grad = args
         self.gradient(requires_grad, self.dtype(dtype))
         if offset is not None:
             self.number(offset, "storage_offset")
-        if not _layout(layout):
+        if _layout(layout) not in LAYOUTS:
             raise Misbuilt("layout", f"is {described(layout)}, not a layout")
         shape, stride = self.places(size, steps, implied=False, anywhere=True)
         return TensorRef(None, 0, shape, stride, self.dtype(dtype), call, layout="wrapper")
@@ -247,7 +276,7 @@ class _Resolver:
         if inner.layout == "meta":
             raise Misbuilt("data", "is a meta tensor, which has no values to copy")
         dtype = self.dtype(args[1]) if args[1] is not None else inner.dtype
-        if dtype.quantized != inner.dtype.quantized:
+        if dtype != inner.dtype and (dtype.packed or inner.dtype.packed):
             raise Misbuilt("dtype", f"is {dtype}, which a tensor of {inner.dtype} can't be turned into")
         self.gradient(args[3], dtype)
         raise _Unread
@@ -303,8 +332,17 @@ class _Resolver:
 
         Where there are no bytes, steps may lead ``anywhere``.
         """
+        if type(size) is tuple and type(steps) is tuple and len(size) == len(steps) <= MOST_DIMENSIONS:
+            count = 1
+            for length, step in zip(size, steps):  # what all but a few tensors are
+                if type(length) is not int or type(step) is not int or length <= 0 or not 0 <= step < LIMIT:
+                    break
+                count *= length
+            else:
+                if count < LIMIT:
+                    return size, steps
         shape = self.shape(size, "size")
-        stride = self.sequence(steps, "stride") if steps is not None or not implied else ()
+        stride = self.sequence(steps, "stride") if steps is not None or anywhere else ()
         if not stride and implied:
             stride = contiguous_stride(shape)
         if len(stride) != len(shape):
@@ -373,38 +411,45 @@ class _Resolver:
             return found
         if id(node) in self.misbuilt:
             raise self.misbuilt[id(node)]
-        if isinstance(node, Call) and (node.path in REBUILD or _may_be_tensor(node)):
+        if isinstance(node, Call) and (id(node.callee) in self.rules or _may_be_tensor(node)):
             raise _Unread
         raise Misbuilt(argument, f"is {described(node)}, not a tensor")
 
     # ------------------------------------------------------------ calls
 
     def attempt(self, call: Call) -> TensorRef:
-        rule, names, least = REBUILD[call.path]
+        rule, least, most = self.rules[id(call.callee)]
         if call.kind in ("newobj", "newobj_ex") or not isinstance(call.args, tuple):
             raise Misbuilt(call.path, f"is not called with a tuple of arguments but {described(call.args)}")
-        if not least <= len(call.args) <= len(names):
+        if not least <= len(call.args) <= most:
             raise Misbuilt(call.path, f"is called with {len(call.args)} arguments, not {least}")
         return rule(self, call, call.args)
 
     def tensor(self, node: Node) -> TensorRef | None:
         """The tensor a node stands for. Calls come in the order of the file, so what a call wraps is known by then."""
-        if not isinstance(node, Call) or node.path not in REBUILD:
+        if type(node) is not Call or id(node.callee) not in self.rules:
             return None
-        if id(node) not in self.tensors:
-            self.tensors[id(node)] = None  # while it is being made: a call can't rebuild itself
-            try:
-                self.tensors[id(node)] = self.attempt(node)
-            except _Unread:
-                pass
-            except Misbuilt as problem:
-                problem.__traceback__ = problem.__context__ = None  # they would keep the whole run alive
-                self.misbuilt[id(node)] = problem
-        return self.tensors[id(node)]
+        key = id(node)
+        if key in self.tensors:
+            return self.tensors[key]
+        self.tensors[key] = None  # while it is being made: a call can't rebuild itself
+        try:
+            made = self.tensors[key] = self.attempt(node)
+        except _Unread:
+            return None
+        except Misbuilt as problem:
+            problem.__traceback__ = problem.__context__ = None  # they would keep the whole run alive
+            self.misbuilt[key] = problem
+            return None
+        return made
 
 
 Rule = Callable[[_Resolver, Call, "tuple[Node, ...]"], TensorRef]
 RULES: dict[str, Rule] = {
+    "_rebuild_tensor": _Resolver.plain,
+    "_rebuild_tensor_v2": _Resolver.version_2,
+    "_rebuild_tensor_v3": _Resolver.version_3,
+    "_rebuild_qtensor": _Resolver.quantized,
     "_rebuild_parameter": _Resolver.parameter,
     "_rebuild_parameter_with_state": _Resolver.parameter,
     "_rebuild_sparse_tensor": _Resolver.sparse,
@@ -416,12 +461,8 @@ RULES: dict[str, Rule] = {
     "_rebuild_from_type": _Resolver.subclass,
     "_rebuild_from_type_v2": _Resolver.subclass,
 }
-REBUILD: dict[str, tuple[Rule, list[str], int]] = {
-    path: (
-        RULES.get(path.rsplit(".", 1)[1], _Resolver.strided),
-        names.replace(" |", "").split(),
-        len(names.split(" |")[0].split()),
-    )
+REBUILD: dict[str, tuple[Rule, int, int]] = {  # with the least and most arguments
+    path: (RULES[path.rsplit(".", 1)[1]], len(names.split("|")[0].split()), len(names.replace("|", "").split()))
     for path, names in SIGNATURES.items()
 }
 
@@ -432,11 +473,10 @@ def resolve(pickle: Pickle, legacy: bool = False) -> Resolved:
     A parameter and the tensor it wraps share their bytes; only the parameter counts, so the wrapped tensor is
     left out (unless something else also refers to it, which changes nothing about the bytes).
     """
-    resolver = _Resolver(legacy)
+    resolver = _Resolver(pickle, legacy)
     wrapped: set[int] = set()
-    rebuilds = {id(ref) for ref in pickle.globals if ref.path in REBUILD}
     for call in pickle.calls:
-        if id(call.callee) in rebuilds:
+        if id(call.callee) in resolver.rules:
             tensor = resolver.tensor(call)
             if tensor is not None and tensor.parameter and isinstance(call.args, tuple):
                 wrapped.add(id(call.args[0]))
@@ -589,6 +629,6 @@ def consecutive(data: bytes, most: int) -> Iterator[Pickle]:
 def _window(node: Node, argument: str) -> tuple[str, int, int]:
     """The view part of a legacy persistent id: ``(key, first element, numel)``."""
     match node:
-        case (str() | int() as key, int() as first, int() as count) if first >= 0 and count >= 0:
+        case (str() | int() | None as key, int() as first, int() as count) if first >= 0 and count >= 0:
             return str(key), first, count
     raise Misbuilt(argument, f"is the view {described(node)}, not a key and two numbers")

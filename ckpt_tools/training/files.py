@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ckpt_tools.findings import CkptError
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.training import processes
 from ckpt_tools.training.state import PARTS, Loaded, gather_state, restore_state
 from ckpt_tools.training.writing import failed, reason_to_pass, write_state
@@ -84,9 +85,11 @@ def place(
     try:
         content = torch.load(path, map_location="cpu" if map_location is None else map_location, weights_only=True)
     except Exception as error:  # pickle, zip and tensor errors of every kind
-        raise CkptError(f"{path} can't be loaded: {_reason(error)}; `ckpt verify {path}` looks at it") from error
+        look = hint("ckpt verify {path}", "{} looks at it", path=Path(path))
+        raise CkptError(f"{path} can't be loaded: {_reason(error)}; {look}") from error
     if not isinstance(content, Mapping):
-        raise CkptError(f"{path} holds no training state; `ckpt inspect {path}` shows what it is")
+        look = hint("ckpt inspect {path}", "{} shows what it is", path=Path(path))
+        raise CkptError(f"{path} holds no training state; {look}")
     try:
         loaded = restore_state(content, parts, rng=rng, strict=strict)
     except CkptError as error:

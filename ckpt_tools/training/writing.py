@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ckpt_tools.findings import CkptError, Finding, Verdict
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.placing import SPARE, adopt, beside, free_space, keep_copy, make_folder, publish, sweep, sync_file
 from ckpt_tools.training.snapshot import has_storage, source_of
 from ckpt_tools.verbs.verify import Report, verify
@@ -87,7 +88,11 @@ def check_room(folder: Path, size: int) -> None:
     """Raise ``CkptError`` where a disk has no room for so many bytes."""
     free = free_space(folder) if folder.is_dir() else None
     if free is not None and free < size + SPARE:
-        raise CkptError(f"{folder} needs {size} bytes, {free} are free; `ckpt prune {folder}` can free some")
+        raise CkptError(f"{folder} needs {size} bytes, {free} are free; {_pruning(folder)}")
+
+
+def _pruning(folder: Path) -> str:
+    return hint("ckpt prune {folder}", "{} can free some", folder=folder)
 
 
 def _advice(why: Finding) -> str:
@@ -104,7 +109,7 @@ def failed(path: Path, error: BaseException) -> CkptError:
     text = str(error).splitlines()
     reason = getattr(cause, "strerror", None) or (text[0] if text else type(error).__name__)
     if isinstance(cause, OSError) and cause.errno in FULL:
-        advice = f"{free_space(path.parent)} bytes are free, `ckpt prune {path.parent}` can free some"
+        advice = f"{free_space(path.parent)} bytes are free, {_pruning(path.parent)}"
     else:
         advice = (
             "check the path and your rights to it" if isinstance(cause, OSError) else "save it with torch.save alone"

@@ -21,6 +21,7 @@ from ckpt_tools.differences.situation import Situation
 from ckpt_tools.differences.state import check_state
 from ckpt_tools.differences.tensors import PartComparison, compare_tensors
 from ckpt_tools.findings import CkptError, Verdict, decide
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.layouts.arguments import default_arguments
 from ckpt_tools.sidefiles import first_bytes
 from ckpt_tools.verbs.verify import parse_target, verify_checkpoint
@@ -196,12 +197,14 @@ def _two_checkpoints(
 
 def _opened(path: str | os.PathLike[str], files: ExitStack) -> Checkpoint:
     """A checkpoint that can be compared; raises ``CkptError`` for what is none."""
-    if is_yaml(Path(path)):
-        raise CkptError(f"{path} is a configuration: the checkpoint comes first; write `ckpt diff last.pt {path}`")
+    where = Path(os.path.expanduser(path))
+    if is_yaml(where):
+        turned = hint("ckpt diff last.pt {path}", "write {}", path=where)
+        raise CkptError(f"{path} is a configuration: the checkpoint comes first; {turned}")
     checkpoint = files.enter_context(open_checkpoint(path))
     if checkpoint.recognised is None or decide(checkpoint.findings) is Verdict.FOREIGN:
         why = checkpoint.findings[0].message if checkpoint.findings else "nothing in it can be read"
-        raise CkptError(f"{path} can't be compared: {why}; `ckpt verify {path}` says more")
+        raise CkptError(f"{path} can't be compared: {why}; {hint('ckpt verify {path}', '{} says more', path=where)}")
     return checkpoint
 
 

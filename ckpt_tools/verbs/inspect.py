@@ -39,7 +39,7 @@ def overview(checkpoint: Checkpoint) -> dict[str, Any]:
         "averaged": _averaged(checkpoint),
         "members": len(container.members) if container else 0,
         "ledger": read_ledger(checkpoint),
-        "findings": [fact.as_json() for fact in checkpoint.findings],
+        "findings": [fact.addressed(checkpoint.source.name).as_json() for fact in checkpoint.findings],
     }
     if found is None:
         described["first_bytes"] = checkpoint.source.read(0, 64).hex(" ")

@@ -24,6 +24,7 @@ from ckpt_tools.checks.context import Context
 from ckpt_tools.configs import is_yaml
 from ckpt_tools.container import MemberError, member_source, read_zip
 from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.findings.commands import hint
 from ckpt_tools.plans.apply import Planned
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.cures import CURES
@@ -240,10 +241,8 @@ def _advice(case: Case, report: Report) -> list[str]:
         for donor in case.nearest:
             as_far = donor.epoch is not None and donor.epoch >= here
             if as_far and donor.verdict is Verdict.RESUMABLE and not fitting(case, donor):
-                look = f"`ckpt verify {donor.name}`"
-                advice.append(
-                    f"{donor.name} looks whole and got as far (epoch {donor.epoch}): {look}, and resume from it"
-                )
+                look = hint("ckpt verify {path}", "{}, and resume from it", path=donor.path)
+                advice.append(f"{donor.name} looks whole and got as far (epoch {donor.epoch}): {look}")
                 break
     if any(fact.slug == "saves-elsewhere" for fact in report.findings):
         saved = case.found.args.get("save_dir")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -252,10 +251,8 @@ def _limited(facts: list[Finding]) -> Iterable[Finding]:
 
 def _addressed(fact: Finding, path: str, version: str | None) -> Finding:
     """The finding with its remedy made a command for this very file."""
-    folder = shlex.quote(str(Path(path).parent))
-    remedy = fact.remedy.replace("{path}", shlex.quote(path)).replace("{folder}", folder)
     known = version if version and PLAIN_VERSION.fullmatch(version) else "VERSION"  # it comes from the file
-    return replace(fact, remedy=remedy.replace("{version}", known))
+    return fact.addressed(path, version=known)
 
 
 def _name_sibling(report: Report, context: Context) -> None:
@@ -269,9 +266,9 @@ def _name_sibling(report: Report, context: Context) -> None:
             )
     if best is not None and best[1]:
         report.sibling = best[1]
-        remedy = f"ckpt verify {shlex.quote(best[1])}"
-        shown = "unknown" if best[2] is None else best[2]
-        report.findings.append(finding("sibling", name=Path(best[1]).name, epoch=shown, remedy=remedy))
+        other, shown = Path(best[1]), "unknown" if best[2] is None else best[2]
+        fact = finding("sibling", name=other.name, epoch=shown, sibling=other)
+        report.findings.append(fact.addressed(report.path))
 
 
 def _neighbours(path: str) -> list[tuple[str, int, int]]:

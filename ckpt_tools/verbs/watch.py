@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import shlex
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.checks.context import Context
 from ckpt_tools.checks.names import counted
 from ckpt_tools.findings import CkptError, Finding, Severity, Verdict
+from ckpt_tools.findings.commands import UntypableError, copying, following
 from ckpt_tools.placing import free_space
 from ckpt_tools.runs import RING, checkpoints_in, find_runs
 from ckpt_tools.runs.notices import Notices
@@ -110,7 +110,7 @@ class Watcher:
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]], options: WatchOptions | None = None) -> None:
-        places = [Path(os.path.expanduser(folder)) for folder in folders]
+        places = [Path(folder if os.path.lexists(folder) else os.path.expanduser(folder)) for folder in folders]
         self.folders = list({os.path.realpath(place): place for place in places}.values())
         self.options = options = options or WatchOptions()
         self.stop = threading.Event()
@@ -284,7 +284,9 @@ class Watcher:
         except Exception as error:  # one bad file must not end the watch over all others
             if os.path.exists(path):
                 ours = "" if isinstance(error, (CkptError, OSError)) else f"a bug in ckpt, {type(error).__name__}: "
-                yield self._alert("error", ERROR, run, path, f"{ours}{error}", f"ckpt verify {_quoted(path)}")
+                yield self._alert(
+                    "error", ERROR, run, path, f"{ours}{error}", following("ckpt verify {path}", path=path)
+                )
         else:
             yield from self._tell(run, path, report, epoch, copy)
         finally:
@@ -405,13 +407,14 @@ class Watcher:
         copies = ring.copies() if ring is not None and fact.verdict in MENDED_BY_COPY else []
         own = next((copy for copy in reversed(copies) if copy.original == path.name), None)
         if own is not None:
-            return f"cp {_quoted(own.path)} {_quoted(path)}"
-        return f"ckpt latest {_quoted(copies[-1].path.parent)}" if copies else fact.remedy
+            with contextlib.suppress(UntypableError):
+                return copying(own.path, path)
+        return following("ckpt latest {folder}", folder=copies[-1].path.parent) if copies else fact.remedy
 
     def _alert(
-        self, name: str, severity: Severity, run: _Run, path: Path | None, what: str, following: str, **more: Any
+        self, name: str, severity: Severity, run: _Run, path: Path | None, what: str, next_: str, **more: Any
     ) -> Event:
-        return Event(name, severity, f"{what}; next: {following}", run.folder, path, {**more, "next": following})
+        return Event(name, severity, f"{what}; next: {next_}", run.folder, path, {**more, "next": next_})
 
     # Space and time.
 
@@ -423,8 +426,8 @@ class Watcher:
             run.short = run.short or name == "low-space"
             what = f"{error}; files are read where the trainer wrote them"
             elsewhere = "DIR" if self._into is None else "ANOTHER_DIR"
-            following = f"ckpt watch {_quoted(run.folder)} --into {elsewhere}"
-            yield self._alert(name, WARNING, run, path, what, following)
+            next_ = following("ckpt watch {folder} --into {place}", folder=run.folder, place=elsewhere)
+            yield self._alert(name, WARNING, run, path, what, next_)
 
     def _alerts(self, run: _Run, now: float) -> Iterator[Event]:
         if not self._live(run) or not run.files:
@@ -433,7 +436,7 @@ class Watcher:
         if stall is not None and not run.stalled and now - run.saved >= stall:
             run.stalled = True
             what = f"no save for {_duration(now - run.saved)}"
-            yield self._alert("stalled", WARNING, run, None, what, f"ckpt latest {_quoted(run.folder)}")
+            yield self._alert("stalled", WARNING, run, None, what, following("ckpt latest {folder}", folder=run.folder))
         free = free_space(run.folder)
         if free is None:
             return
@@ -463,11 +466,6 @@ def _kind(verdict: Verdict | None, facts: Sequence[Finding]) -> tuple[str, Sever
     return (NON_FINITE, ERROR, diverged) if diverged is not None else ("incomplete", WARNING, facts[0])
 
 
-def _quoted(path: Path) -> str:
-    """A path as a command takes it, also one that begins like an option."""
-    return shlex.quote(f".{os.sep}{path}" if str(path).startswith("-") else str(path))
-
-
 def _refuse_among_runs(into: Path, folders: Sequence[Path]) -> None:
     """Raise ``CkptError`` where rings would lie in a folder that is watched, and not hidden in it."""
     place = Path(os.path.realpath(into))
@@ -481,7 +479,7 @@ def _refuse_among_runs(into: Path, folders: Sequence[Path]) -> None:
 
 
 def _prune(run: _Run) -> str:
-    return f"ckpt prune {_quoted(run.folder)} --keep-last 2"
+    return following("ckpt prune {folder} --keep-last 2", folder=run.folder)
 
 
 def _duration(seconds: float) -> str:

@@ -33,8 +33,12 @@ ACCIDENTS = {
             "a parameter", "a meta tensor", "mine.FloatStorage",
         )
     ),
+    "argument 1 is mine.FloatStorage",
     *(f"csr parts: argument {place} is {kind} storage" for place in (0, 1, 2) for kind in ("a", "an int")),
 }  # fmt: skip
+
+# A key that is a number beside the same as text: torch keeps two storages of one member, we keep one.
+TWINS = {f"persistent id: argument 2 is {number}" for number in (0, 2, 3)}
 
 
 def loads(path: Path) -> str:
@@ -57,7 +61,7 @@ def wrong(folder: Path, given: Iterator[tuple[str, bytes]], make: Callable[[byte
         verdict = str(verify(path, siblings=False).verdict)
         why = loads(path)
         count += 1
-        if verdict == "unsafe" or label in ACCIDENTS and not why:
+        if verdict == "unsafe" or label in TWINS or (label in ACCIDENTS and not why):
             continue
         if (verdict in READABLE) != (not why):
             found.append(f"{label}: {verdict}, torch {why or 'loads it'}")
@@ -76,8 +80,9 @@ def test_persistent_ids_of_a_stream(tmp_path: Path, step: int) -> None:
 
 
 CONTENTS = (
-    None, b"", b"3", b"3\n", b"1", b"0", b"2", b"10", b"11", b"12", b"-1", b"+3", b" 3", b"3 ", b"\n3", b"\x0b3", b"3\0",
-    b"\x003", b"3x", b"x3", b"0x3", b"0003", b"3.9", b"3e1", b"3_0", b"garbage", b"\xff\xfe", b"3\xff", b"9" * 40,
+    None, b"", b"3", b"3\n", b"1", b"0", b"2", b"10", b"11", b"12", b"-1", b"+3", b" 3", b"3 ", b"\n3", b"\x0b3",
+    b"3\0", b"\x003", b"3x", b"x3", b"0x3", b"0003", b"3.9", b"3e1", b"3_0", b"garbage", b"\xff\xfe", b"3\xff",
+    b"9" * 40,
     b"1" * 5000, b"\xd9\xa3", b"little", b"little\n", b" little", b"big", b"BIG", b"big\0", b"64", b"64\n", b" 64 ",
     b"-64", b"1e3", b"6_4", b"64.0", b"--3",
 )  # fmt: skip

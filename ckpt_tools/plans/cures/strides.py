@@ -50,7 +50,7 @@ def _odd(tensor: TensorRef) -> bool:
 
 
 def _repeats(tensor: TensorRef) -> bool:
-    """Whether a tensor shows values of its storage several times: all along a dimension, or far too many by overlaps."""
+    """Whether a tensor shows the same values again along a dimension, or by overlaps far too many times."""
     overlaps = tensor.numel > tensor.span[1] and tensor.nbytes > LARGEST
     return overlaps or any(step == 0 and length > 1 for step, length in zip(tensor.stride, tensor.shape))
 
