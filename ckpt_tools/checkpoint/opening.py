@@ -27,7 +27,7 @@ from ckpt_tools.container import (
     read_zip,
     sniff,
 )
-from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding
+from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding, trouble
 from ckpt_tools.layouts import Part, Recognised, recognise
 from ckpt_tools.pickles import MOST_BYTES, GlobalRef, Persistent, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
@@ -122,7 +122,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False) -> Ch
         return read_checkpoint(source, strict=strict)
     except OSError as error:
         source.close()
-        raise CkptError(f"{source.name} can't be read: {error.strerror or error}; check the disk") from error
+        raise CkptError(f"{source.name} can't be read: {trouble(error)}") from error
     except BaseException:
         source.close()
         raise

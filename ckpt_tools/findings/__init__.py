@@ -20,6 +20,7 @@ from ckpt_tools.findings.model import (
     strict,
     writable,
 )
+from ckpt_tools.findings.system import reason_of, step_for, trouble
 
 __all__ = [
     "BY_CODE",
@@ -39,6 +40,9 @@ __all__ = [
     "finding",
     "lookup",
     "plain_json",
+    "reason_of",
+    "step_for",
     "strict",
+    "trouble",
     "writable",
 ]

@@ -11,13 +11,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
-from ckpt_tools.findings import CkptError, Verdict, decide
+from ckpt_tools.findings import CkptError, Verdict, decide, reason_of, step_for, trouble
 from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish
 from ckpt_tools.plans.model import Plan
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
@@ -118,7 +118,7 @@ def check_place(output: Path, original: Path, size: int, *, in_place: bool, forc
     try:
         age = time.time() - original.stat().st_mtime
     except OSError as error:
-        raise CkptError(f"{original} is gone: {error.strerror or error}; nothing was written") from error
+        raise CkptError(f"{original} is gone: {reason_of(error)}; nothing was written, {step_for(error)}") from error
     if in_place and age < SETTLED and not force:
         raise CkptError(
             f"{original} was written to {max(0, round(age))} seconds ago, perhaps by a trainer that still runs; "
@@ -175,8 +175,8 @@ def apply_archive(
                     backup.unlink()
                 raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CkptError(f"{output} can't be written: {reason}; nothing was changed") from error
+        why = f"{reason_of(error)}; nothing was changed, {step_for(error)}"
+        raise CkptError(f"{output} can't be written: {why}") from error
 
 
 def _copy(archive: JoinedSource, handle: int, progress: Progress | None) -> None:
@@ -212,7 +212,7 @@ def _copy_stretch(stretch: Stretch, place: int, handle: int, buffer: memoryview)
     from isal.isal_zlib import crc32
 
     crc = done = sent = 0
-    for piece in blocks(stretch.source, 0, stretch.source.size, buffer):
+    for piece in _pieces(stretch, buffer):
         crc = crc32(piece, crc) if stretch.crc is not None else 0
         _write(handle, piece, place + done)
         done += len(piece)
@@ -222,6 +222,14 @@ def _copy_stretch(stretch: Stretch, place: int, handle: int, buffer: memoryview)
     _send(handle, place + sent, done - sent)
     if done != stretch.source.size or (stretch.crc is not None and crc != stretch.crc):
         raise CkptError(f"{stretch.name} changed while it was copied; nothing was changed, try again")
+
+
+def _pieces(stretch: Stretch, buffer: memoryview) -> Iterator[memoryview]:
+    """The bytes of a stretch; raises ``CkptError`` where its file can't be read."""
+    try:
+        yield from blocks(stretch.source, 0, stretch.source.size, buffer)
+    except OSError as error:
+        raise CkptError(f"{stretch.name or stretch.source.name} can't be read: {trouble(error)}") from error
 
 
 def _write(handle: int, piece: memoryview, place: int) -> None:

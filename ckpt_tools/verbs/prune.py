@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.conversions import Conversion
-from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.findings import CkptError, Verdict, reason_of, trouble
 from ckpt_tools.placing import PRIVATE, beside, copy_whole, publish, sync_folder
 from ckpt_tools.runs import Results, Run, can_reflink, digest, find_runs, is_backup, reflink, results_of
 from ckpt_tools.verbs.convert import plan_convert
@@ -143,7 +143,7 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
         raise CkptError("no rule says what is to stay; give one, e.g. --keep-last 3")
     runs: dict[Path, Run] = {}
     for path in paths:
-        for run in find_runs(Path(path), backups=True):
+        for run in find_runs(Path(path), backups=True, unreadable=_refuse_unseen):
             runs.setdefault(run.folder.resolve(), run)
     plans = [_plan_run(run, rules) for run in runs.values()]
     if rules.max_size is not None:
@@ -155,6 +155,10 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
     if rules.dedupe:
         _plan_sharing(plans, rules.hardlink)
     return Pruning(plans, rules.hardlink)
+
+
+def _refuse_unseen(error: OSError) -> None:
+    raise CkptError(f"{error.filename} can't be searched: {reason_of(error)}; name the folders beside it") from error
 
 
 def _guards(run: RunPlan) -> list[Entry]:
@@ -375,7 +379,7 @@ def _share(entry: Entry, hardlink: bool) -> None:
             publish(temporary, entry.path)
         entry.done = True
     except (OSError, CkptError) as error:
-        entry.error = str(getattr(error, "strerror", None) or error)
+        entry.error = _why(error)
 
 
 def _plan_strip(entry: Entry) -> None:
@@ -399,7 +403,7 @@ def _strip(entry: Entry) -> None:
         os.utime(entry.path, ns=(entry.status.st_atime_ns, entry.status.st_mtime_ns))
         entry.done = True
     except (OSError, CkptError) as error:
-        entry.error = str(getattr(error, "strerror", None) or error)
+        entry.error = _why(error)
 
 
 def _remove(entry: Entry, run: Path, trash: bool, move_to: Path | None) -> None:
@@ -414,7 +418,11 @@ def _remove(entry: Entry, run: Path, trash: bool, move_to: Path | None) -> None:
             entry.path.unlink()
         entry.done = True
     except (OSError, CkptError) as error:
-        entry.error = str(getattr(error, "strerror", None) or error)
+        entry.error = _why(error)
+
+
+def _why(error: OSError | CkptError) -> str:
+    return trouble(error) if isinstance(error, OSError) else str(error)
 
 
 def _move(path: Path, place: Path) -> None:
