@@ -49,6 +49,11 @@ class Call:
     path: str
     place: tuple[tuple[str, int], ...] = ()  # the lines of the package it was made from
 
+    @property
+    def line(self) -> str:
+        """Where in the package it was made."""
+        return " < ".join(f"{Path(file).name}:{line}" for file, line in self.place[:4])
+
 
 @dataclass(frozen=True)
 class Fault:

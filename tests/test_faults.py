@@ -224,9 +224,11 @@ def complaints(name: str, root: Path, fault: Fault, number: int, before: Mapping
             wrong.append(f"{path} is no copy")
     if found.code == whole.code and set(whole.files) - set(found.files) and not case.command.startswith("watch"):
         wrong.append(f"said {found.code}, and {sorted(set(whole.files) - set(found.files))} are missing")
-    if found.code != whole.code and not _says_why(found):
+    if found.code != whole.code and not _says_why(found, root):
         wrong.append(f"exit {found.code} instead of {whole.code}: {found.out[-300:]!r} {found.err!r}")
-    return [f"{name}: {fault.name} at {number} {found.calls[number:number + 1]}: {line}" for line in wrong]
+    call = found.calls[number] if number < len(found.calls) else None
+    place = f"{call.name} {call.path} from {call.line}" if call is not None else "no call"
+    return [f"{name}: {fault.name} at {number}, {place}: {line}" for line in wrong]
 
 
 def _kept_elsewhere(path: str, data: bytes, whole: Outcome, found: Outcome) -> bool:
@@ -235,7 +237,7 @@ def _kept_elsewhere(path: str, data: bytes, whole: Outcome, found: Outcome) -> b
     return not moved
 
 
-def _says_why(found: Outcome) -> bool:
+def _says_why(found: Outcome, root: Path) -> bool:
     """Whether an error names what could not be read or written, and what to do."""
     said = found.err + found.out
-    return bool(re.search(r"can't|could not|is gone|does not exist|no file|no folder|changed|No such|Input/output", said)) and ";" in said
+    return str(root) in said and ";" in said
