@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.findings import CkptError
+from ckpt_tools.sidefiles import read_yaml, yaml_of
 
 __all__ = ["KINDS", "Config", "is_yaml", "parse_setting", "read_config", "read_settings"]
 
-LONGEST_FILE = 16 << 20  # bytes of a yaml
-MOST_VALUES, DEEPEST = 200_000, 40  # values in it, aliases unfolded, and rooms within rooms
+LONGEST_INTEGER = 256  # bits of a typed one
 OPENERS = frozenset("[{\"'")  # what begins with one of these is no bare word
 WORDS = {"none": None, "null": None, "true": True, "false": False}
 # Bare words of `yolo TASK MODE …`, for command lines that are pasted whole.
@@ -71,35 +71,13 @@ def is_yaml(path: Path) -> bool:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a yaml file (JSON is yaml); raises ``CkptError`` for a file that holds none."""
-    import yaml
-
-    try:
-        if path.stat().st_size > LONGEST_FILE:
-            raise CkptError(f"{path} is too large for a file of settings; name an args.yaml")
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, RecursionError, ValueError, yaml.YAMLError) as error:
-        raise CkptError(f"{path} can't be read as YAML: {' '.join(str(error).split())}; check the file") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise CkptError(f"{path} holds no settings (a mapping of names to values); name an args.yaml")
     odd = next((key for key in content if not isinstance(key, str)), None)
     if odd is not None:
         raise CkptError(f"{path}: the name {odd!r} is no text; put it in quotes")
-    if not _bounded(content):
-        raise CkptError(f"{path} holds too many values, or too deep ones, for a file of settings; check the file")
     return content
-
-
-def _bounded(content: Any) -> bool:
-    """Whether a document stays small when its aliases are unfolded; one may hold itself."""
-    waiting, left = [(content, 0)], MOST_VALUES
-    while waiting and left > 0:
-        value, depth = waiting.pop()
-        left -= 1
-        if depth > DEEPEST:
-            return False
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        waiting.extend((inner, depth + 1) for inner in inside)
-    return left > 0
 
 
 def parse_setting(text: str, option: str = "") -> tuple[str, Any]:
@@ -117,21 +95,19 @@ def parse_setting(text: str, option: str = "") -> tuple[str, Any]:
         return key, WORDS[value.lower()]
     try:
         read = ast.literal_eval(value)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         read = _yaml_value(text, value) if value[:1] in OPENERS else value
     known = isinstance(read, (str, int, float, list, tuple, dict, type(None)))
+    known = known and not (isinstance(read, int) and read.bit_length() > LONGEST_INTEGER)
     return key, (list(read) if isinstance(read, tuple) else read) if known else value
 
 
 def _yaml_value(text: str, value: str) -> Any:
     """A list or mapping of bare words, which are texts in YAML."""
-    import yaml
-
     try:
-        return yaml.safe_load(value)
-    except (RecursionError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise CkptError(f"{text!r}: the value can't be read ({why}); put it in quotes") from error
+        return yaml_of(value)
+    except ValueError as error:
+        raise CkptError(f"{text!r}: the value can't be read ({error}); put it in quotes") from error
 
 
 def read_config(texts: Sequence[str], kind: str | None = None) -> Config:
@@ -156,7 +132,7 @@ def read_config(texts: Sequence[str], kind: str | None = None) -> Config:
     if not files:
         return Config(kind or "inline", " ".join(typed), _nested(settings), None, frozenset(settings), tuple(texts))
     path = Path(os.path.expanduser(files[0]))
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CkptError(f"{path} is a folder; name the yaml or the checkpoint in it")
     content = {**read_settings(path), **_nested(settings)}
     name = " ".join([str(path), *typed])

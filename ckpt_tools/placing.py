@@ -106,7 +106,7 @@ def copy_whole(path: Path, place: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, so that their names last through a power cut, too. Raises ``OSError``."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
     folder.mkdir(parents=True, exist_ok=True)
     for place in reversed(missing):
         sync_folder(place.parent)

@@ -35,6 +35,7 @@ __all__ = [
     "zero_tail",
 ]
 
+NOT_REGULAR = "{} is not a regular file; copy its bytes into one first"
 BUFFER_SIZE = 1 << 20  # bytes; one reused buffer of this size is all the memory tensor data ever takes
 
 
@@ -98,13 +99,20 @@ class WindowSource:
 
 
 class FileSource:
-    """A regular file opened for reading; use it as a context manager or call :meth:`close`."""
+    """A regular file opened for reading; use it as a context manager or call :meth:`close`.
+
+    Raises ``OSError``, and ``CkptError`` for what is no regular file once it is open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self._file = io.FileIO(path)  # unbuffered; on Windows other programs may still replace the file
+        # unbuffered; on Windows other programs may still replace the file
+        self._file = io.FileIO(path, opener=_without_waiting)
         self._stat = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(self._stat.st_mode):  # something else took its place since we looked
+            self._file.close()
+            raise CkptError(NOT_REGULAR.format(path))
         self.size = self._stat.st_size
         self._lock = threading.Lock()  # only used where positional reads do not exist
 
@@ -157,6 +165,10 @@ class FileSource:
         before = (self._stat.st_size, self._stat.st_mtime_ns)
         same_file = (there.st_dev, there.st_ino) == (self._stat.st_dev, self._stat.st_ino)
         return (now.st_size, now.st_mtime_ns) != before or not same_file
+
+    def fileno(self) -> int:
+        """The system's number of the open file."""
+        return self._file.fileno()
 
     @property
     def modified(self) -> float:
@@ -306,15 +318,24 @@ def _remove(file: io.FileIO, path: str) -> None:
     os.remove(path)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file that was a regular one a moment ago, and never wait for a pipe's writer or become a terminal's."""
+    at_once = flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    try:
+        return os.open(path, at_once)
+    except BlockingIOError:  # a regular file on which e.g. a file server holds a lease: it is given back soon
+        return os.open(path, flags)
+
+
 def open_source(path: str | os.PathLike[str]) -> FileSource:
-    """Open a regular file; raises ``CkptError`` saying why a path can't be opened."""
+    """Open a regular file, and nothing that could block; raises ``CkptError`` saying why a path can't be opened."""
     where = Path(os.path.expanduser(path))
     try:
         mode = os.stat(where).st_mode  # before opening: opening a pipe would wait for its writer
         if stat.S_ISDIR(mode):
             raise CkptError(f"{where} is a folder, not a file; name a file in it")
         if not stat.S_ISREG(mode):
-            raise CkptError(f"{where} is not a regular file; copy its bytes into one first")
+            raise CkptError(NOT_REGULAR.format(where))
         return FileSource(where)
     except FileNotFoundError:
         raise CkptError(f"{where} does not exist; check the path") from None

@@ -21,23 +21,26 @@ LIGHT = (*HEAVY, "numpy", "rich", "deepdiff", "yaml", "isal")
 ROOMS: dict[str, set[str]] = {
     "findings": set(),
     "source": {"findings"},
+    "sidefiles": {"findings", "source"},
     "placing": set(),
     "container": {"findings", "source"},
     "pickles": {"findings"},
     "policy": {"findings", "pickles"},
     "tensors": {"findings", "source", "container", "pickles"},
     "layouts": {"findings", "pickles", "tensors"},
-    "checkpoint": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts"},
-    "checks": {"findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint"},
-    "configs": {"findings"},
-    "runs": {"findings", "source", "placing", "layouts", "checkpoint"},
+    "checkpoint": {"findings", "source", "sidefiles", "container", "pickles", "policy", "tensors", "layouts"},
+    "checks": {
+        *("findings", "source", "sidefiles", "container", "pickles", "policy", "tensors", "layouts", "checkpoint"),
+    },
+    "configs": {"findings", "sidefiles"},
+    "runs": {"findings", "source", "sidefiles", "placing", "layouts", "checkpoint"},
     "plans": {
         *("findings", "source", "container", "pickles", "policy", "tensors", "layouts", "checkpoint", "checks"),
-        *("placing", "configs", "runs"),
+        *("sidefiles", "placing", "configs", "runs"),
     },
     "conversions": {
-        *("findings", "source", "container", "pickles", "tensors", "layouts", "checkpoint", "checks", "configs"),
-        "plans",
+        *("findings", "source", "sidefiles", "container", "pickles", "tensors", "layouts", "checkpoint", "checks"),
+        *("configs", "plans"),
     },
     "differences": {"findings", "container", "pickles", "tensors", "layouts", "checkpoint", "checks", "configs"},
     "verbs.verify": {"findings", "source", "checkpoint", "checks", "runs"},
@@ -51,9 +54,11 @@ ROOMS: dict[str, set[str]] = {
     "verbs.convert": {"findings", "source", "checkpoint", "checks", "plans", "conversions", "verbs.verify"},
     "verbs.prune": {"findings", "placing", "conversions", "runs", "verbs.convert", "verbs.glance", "verbs.verify"},
     "training": {
-        *("findings", "source", "placing", "container", "checkpoint", "verbs.verify", "verbs.glance"),
+        *("findings", "source", "sidefiles", "placing", "container", "checkpoint", "verbs.verify", "verbs.glance"),
     },
-    "verbs.diff": {"findings", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"},
+    "verbs.diff": {
+        *("findings", "sidefiles", "layouts", "checkpoint", "checks", "configs", "differences", "verbs.verify"),
+    },
     "verbs.inspect": {"findings", "pickles", "policy", "tensors", "layouts", "checkpoint", "api"},
 }
 # These, and nobody else, may import torch or a trainer.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ckpt_tools.checkpoint.opening import Checkpoint
 from ckpt_tools.container import MemberError, member_bytes
+from ckpt_tools.sidefiles import LONGEST_TEXT, json_of
 
 __all__ = ["LEDGER", "read_ledger"]
 
 LEDGER = ".ckpt_tools/ledger.json"  # below the archive's root folder
-LONGEST = 16 << 20  # bytes
 
 
 def read_ledger(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -21,7 +20,7 @@ def read_ledger(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if member is None or container is None:
         return None
     try:
-        content = json.loads(member_bytes(container.source, member, LONGEST))
-    except (MemberError, ValueError, RecursionError):
+        content = json_of(member_bytes(container.source, member, LONGEST_TEXT))
+    except (MemberError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.names import TensorNames, few
-from ckpt_tools.container import STORED, Container, Member, MemberError, member_pieces
+from ckpt_tools.container import MOST_UNPACKED, STORED, UNPACKED_RATIO, Container, Member, MemberError, member_pieces
 from ckpt_tools.findings import Finding, finding
 from ckpt_tools.source import BUFFER_SIZE
 from ckpt_tools.tensors import Dtype, StorageRef, TensorRef
 
 __all__ = ["Content", "check_checksums", "scan_content"]
 
-MOST_UNPACKED, UNPACKED_RATIO = 1 << 30, 100  # bytes, and times the file's size: beyond that it is a bomb
 READERS, MANY_READERS_FROM = 2, 128 << 20  # threads, and bytes of a file from which they pay
 PIECE = BUFFER_SIZE  # bytes: smaller ones stay in the cache, but make two readers wait for each other
 

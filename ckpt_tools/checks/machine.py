@@ -15,14 +15,19 @@ from typing import Any
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.context import Context
 from ckpt_tools.checks.names import few
-from ckpt_tools.findings import Finding, finding
+from ckpt_tools.findings import CkptError, Finding, finding
+from ckpt_tools.sidefiles import json_of, read_yaml
 
 __all__ = ["check_machine", "check_save_dir", "installed_packages", "installed_version", "missing_device"]
 
 SAVES_AT_ONCE = 3  # last.pt, best.pt and epochN.pt
+MOST_PACKAGES = 2000  # that are looked for
+# Asks a Python, from 3.8 on, for its packages; nothing is imported from the folder it runs in.
 PROBE = """
-import importlib.util, importlib.metadata, json, sys
-names = json.loads(sys.argv[1])
+import sys
+sys.path[:] = filter(None, sys.path)
+import importlib.util, importlib.metadata, json
+names, trainer = json.load(sys.stdin)
 found = {}
 for name in names:
     try:
@@ -30,13 +35,14 @@ for name in names:
     except (ImportError, ValueError):
         found[name] = False
 try:
-    version = importlib.metadata.version(sys.argv[2]) if sys.argv[2] else None
+    version = importlib.metadata.version(trainer) if trainer else None
 except importlib.metadata.PackageNotFoundError:
     version = None
 print(json.dumps([found, version]))
 """
-# Always there: the standard library under its names in pickles, and what is no package at all.
-ALWAYS = frozenset(sys.stdlib_module_names) | {"__builtin__", "copy_reg", "__main__", "__torch__"}
+# Always there: the standard library under its names in pickles, and what is no package at all; to look for distutils
+# would import setuptools, which stands in for it.
+ALWAYS = frozenset(sys.stdlib_module_names) | {"__builtin__", "copy_reg", "__main__", "__torch__", "distutils"}
 
 
 def check_machine(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
@@ -77,6 +83,7 @@ def installed_packages(names: list[str], python: str | None, trainer: str = "") 
 
     ``python`` names another environment's interpreter; it is run, the packages are not imported.
     """
+    names = [name for name in names if name.isidentifier()]  # to look for `a.b` would import `a`
     if python is None or os.path.abspath(python) == os.path.abspath(sys.executable):
         return {name: _spec(name) for name in names}, installed_version(trainer)
     found, version = _ask(python, tuple(names), trainer)
@@ -88,22 +95,49 @@ def _ask(python: str, names: tuple[str, ...], trainer: str) -> tuple[dict[str, b
     """The same from another interpreter, asked once for the same question."""
     import subprocess
 
-    command = [python, "-c", PROBE, json.dumps(names), trainer]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        found, version = json.loads(done.stdout)
-        return found, version
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        from ckpt_tools.findings import CkptError
-
+        done = subprocess.run(
+            [_program(os.path.expanduser(python)) or python, "-c", PROBE],
+            input=json.dumps([names, trainer]),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            cwd=sys.prefix,  # the current folder holds files from anywhere
+            env=_environment(),
+        )
+        found, version = json_of(done.stdout)
+        return {str(name): bool(there) for name, there in found.items()}, version
+    except (OSError, subprocess.SubprocessError, ValueError, AttributeError, TypeError) as error:
         raise CkptError(
             f"--python {python} can't be asked for its packages: {error}; name a Python interpreter"
         ) from error
 
 
+def _environment() -> dict[str, str]:
+    """Our own environment, the path Python imports from without the current folder, which empty entries mean, too."""
+    here = os.getcwd()
+    entries = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    kept = os.pathsep.join(entry for entry in entries if os.path.realpath(entry) != os.path.realpath(here))
+    return {**os.environ, "PYTHONPATH": kept, "PYTHONSAFEPATH": "1"}
+
+
+def _program(name: str) -> str | None:
+    """Where a program lies: at the path that was named, else in a folder of ``PATH``, never in the current folder."""
+    if os.path.dirname(name):
+        return os.path.abspath(name)
+    endings = ["", *os.environ.get("PATHEXT", "").split(os.pathsep)] if os.name == "nt" else [""]
+    places = (os.path.join(folder, name + ending) for folder in os.get_exec_path() for ending in endings)
+    return next((place for place in places if Path(place).is_absolute() and _runs(place)), None)
+
+
+def _runs(place: str) -> bool:
+    return os.path.isfile(place) and os.access(place, os.X_OK)
+
+
 def _spec(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) is not None
+        return name.isidentifier() and importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 
@@ -122,7 +156,7 @@ def installed_version(trainer: str) -> str | None:
 
 
 def _packages(checkpoint: Checkpoint, context: Context) -> Iterator[Finding]:
-    wanted = sorted(name for name in checkpoint.packages - ALWAYS if name.isidentifier())
+    wanted = sorted(name for name in checkpoint.packages - ALWAYS if name.isidentifier())[:MOST_PACKAGES]
     found, _ = installed_packages(wanted, context.python)
     context.installed.update(found)
     missing = [name for name in wanted if not found.get(name)]
@@ -137,36 +171,31 @@ def _data(checkpoint: Checkpoint) -> Iterator[Finding]:
     data = found.args.get("data")
     if not isinstance(data, str) or not data or "\0" in data:
         return
-    path = Path(data).expanduser()
-    if not path.exists() and path.name == data:
+    path = Path(os.path.expanduser(data))
+    if not os.path.exists(path) and path.name == data:
         return  # a data set by name (coco8.yaml, mnist160): the trainer looks it up among its own
-    if not path.exists():
+    if not os.path.exists(path):
         yield finding("data-missing", "train_args.data", data=data)
         return
-    if path.is_dir() or path.suffix.lower() not in (".yaml", ".yml"):
+    if os.path.isdir(path) or path.suffix.lower() not in (".yaml", ".yml"):
         return
-    described = _yaml(path)
+    try:
+        described = read_yaml(path, errors="replace")
+    except CkptError:
+        return  # the trainer will say what is wrong with it
+    if not isinstance(described, dict):
+        return
     root = Path(str(described.get("path") or path.parent))
     root = root if root.is_absolute() else path.parent / root
     train = described.get("train")
     where = root / train if isinstance(train, str) else root
-    if not where.exists() and not root.exists():
+    if not os.path.exists(where) and not os.path.exists(root):
         yield finding("data-missing", "train_args.data", data=f"{data} points to {where}")
     names = described.get("names")
     here = len(names) if isinstance(names, (list, dict)) else described.get("nc")
     count = _model_classes(checkpoint)
     if isinstance(here, int) and count is not None and here != count:
         yield finding("class-count-here", "train_args.data", here=here, count=count)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _model_classes(checkpoint: Checkpoint) -> int | None:
@@ -200,12 +229,11 @@ def missing_device(device: Any) -> str:
 def _cuda_devices() -> int:
     """The number of NVIDIA devices: what the driver lists, else what ``nvidia-smi`` says."""
     listed = Path("/proc/driver/nvidia/gpus")
-    if listed.is_dir():
+    if os.path.isdir(listed):
         return len(list(listed.iterdir()))
-    import shutil
     import subprocess
 
-    tool = shutil.which("nvidia-smi")
+    tool = _program("nvidia-smi")
     if tool is None:
         return 0
     try:

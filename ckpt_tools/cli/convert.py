@@ -181,24 +181,24 @@ def _jobs(paths: list[str], request: Conversion, how: How, out_dir: str | None) 
     names = (*CHECKPOINT_NAMES, SAFETENSORS) if request.to in ("zip", "legacy") else CHECKPOINT_NAMES
     files, many = expand(paths, names)
     if out_dir is not None:
-        return _below(Path(out_dir).expanduser(), files, paths, request), many
+        return _below(Path(os.path.expanduser(out_dir)), files, paths, request), many
     if many and not how.in_place:
         raise CkptError(
             "several files need a place to go: name a folder with --out-dir, or replace them with --in-place"
         )
     if how.in_place:
-        real = {Path(file).resolve(): file for file in reversed(files)}  # a file under two names is one
+        real = {os.path.realpath(file): file for file in reversed(files)}  # a file under two names is one
         return [_Job(file, str(path)) for path, file in reversed(real.items())], many
-    return [_Job(file, str(Path(how.output).expanduser()) if how.output else None) for file in files], many
+    return [_Job(file, os.path.expanduser(how.output) if how.output else None) for file in files], many
 
 
 def _below(folder: Path, files: list[str], paths: list[str], request: Conversion) -> list[_Job]:
     """Files with their places below a folder, laid out as they lie below what was named."""
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise CkptError(f"--out-dir {folder} is a file; name a folder")
-    inside = folder.resolve()
+    inside = Path(os.path.realpath(folder))
     named = [os.path.abspath(os.path.expanduser(path)) for path in paths]
-    files = [f for f in files if os.path.abspath(f) in named or inside not in Path(f).resolve().parents]
+    files = [f for f in files if os.path.abspath(f) in named or inside not in Path(os.path.realpath(f)).parents]
     if not files:
         raise CkptError(f"every file lies in {folder} already; name another folder, or use --in-place")
     tops = [path for path in named if os.path.isdir(path)]
@@ -210,10 +210,10 @@ def _below(folder: Path, files: list[str], paths: list[str], request: Conversion
     jobs: dict[str, _Job] = {}
     for file in files:
         place = _suffixed(folder / os.path.relpath(os.path.abspath(file), top), request)
-        key = os.path.normcase(place.resolve())
+        key = os.path.normcase(os.path.realpath(place))
         if key in jobs:
             raise CkptError(f"{jobs[key].file} and {file} would both become {place}; convert them one by one")
-        if place.resolve() == Path(file).resolve():
+        if os.path.realpath(place) == os.path.realpath(file):
             raise CkptError(f"{file} lies in {folder} already; name another folder, or use --in-place")
         jobs[key] = _Job(file, str(place), below=True)
     return list(jobs.values())

@@ -71,7 +71,7 @@ def carry_out(made: Planned, how: How, *, alone: bool = True, make_folder: bool 
     if plan.refused is not None or archive is None:
         return False
     if how.dry_run:
-        if Path(plan.output).parent.is_dir():  # a folder below --out-dir is made when there is something to write
+        if os.path.isdir(Path(plan.output).parent):  # a folder below --out-dir is made when there is something to write
             made.check_places(force=how.force)
         return True
     if (

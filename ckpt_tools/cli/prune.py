@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -78,7 +79,7 @@ def prune(
             dedupe=dedupe or hardlink,
             hardlink=hardlink,
         )
-        pruning = plan_prune([Path(path).expanduser() for path in paths], rules)
+        pruning = plan_prune([Path(os.path.expanduser(path)) for path in paths], rules)
     except CkptError as error:
         if json_:
             print_json("prune", {"runs": [], "error": str(error)})
@@ -88,7 +89,7 @@ def prune(
     question = f"Change or remove {counted(len(pruning.changes), 'file')}?"
     agreed = bool(pruning.changes) and not dry_run and (yes or asked(question, json_))
     if agreed:
-        place = Path(move_to).expanduser().resolve() if move_to is not None else None
+        place = Path(os.path.realpath(os.path.expanduser(move_to))) if move_to is not None else None
         with progress_bar(pruning.freed, "prune") as progress:
             pruning.apply(trash=trash, move_to=place, progress=progress)
     failed = [entry for entry in pruning.changes if entry.error]

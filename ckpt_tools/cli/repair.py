@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,13 +131,17 @@ def _run(file: str | None, request: Request, how: How) -> int:
     if how.in_place and how.output:
         raise CkptError("--in-place and -o exclude each other; leave one of them out")
     path = (
-        Path(file).expanduser() if file is not None else choose_file(_folders(request), tuple(request.donors.values()))
+        Path(os.path.expanduser(file))
+        if file is not None
+        else choose_file(_folders(request), tuple(request.donors.values()))
     )
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CkptError(f"{path} is a folder, not a file; name the checkpoint in it")
-    place = Path(how.output).expanduser() if how.output else path.with_name(repaired_name(path.name))
+    place = Path(os.path.expanduser(how.output)) if how.output else path.with_name(repaired_name(path.name))
     with progress_bar(file_size(path), path.name) as progress:
-        repairing = plan_repair(path, request, path.resolve() if how.in_place else place, progress=progress)
+        repairing = plan_repair(
+            path, request, Path(os.path.realpath(path)) if how.in_place else place, progress=progress
+        )
     with repairing:
         plan = repairing.plan
         plan.chosen = file is None
@@ -166,15 +171,15 @@ def _known(name: str, names: Mapping[str, str], option: str) -> str:
 
 
 def _file(text: str, option: str) -> Path:
-    path = Path(text).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(text))
+    if not os.path.isfile(path):
         raise CkptError(f"{option} {path} is no file; check the path")
     return path
 
 
 def _folder(text: str | None) -> Path | None:
-    folder = Path(text).expanduser() if text else None
-    if folder is not None and not folder.is_dir():
+    folder = Path(os.path.expanduser(text)) if text else None
+    if folder is not None and not os.path.isdir(folder):
         raise CkptError(f"--from {folder} is no folder; name the run's weights folder")
     return folder
 

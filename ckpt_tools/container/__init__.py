@@ -2,7 +2,9 @@
 
 from ckpt_tools.container.members import (
     DEFLATED,
+    MOST_UNPACKED,
     STORED,
+    UNPACKED_RATIO,
     Container,
     Member,
     MemberError,
@@ -19,7 +21,9 @@ from ckpt_tools.container.ziprecords import find_end
 
 __all__ = [
     "DEFLATED",
+    "MOST_UNPACKED",
     "STORED",
+    "UNPACKED_RATIO",
     "Container",
     "Entry",
     "Kind",

@@ -10,7 +10,9 @@ from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, ScratchSou
 
 __all__ = [
     "DEFLATED",
+    "MOST_UNPACKED",
     "STORED",
+    "UNPACKED_RATIO",
     "Container",
     "Member",
     "MemberError",
@@ -21,6 +23,7 @@ __all__ = [
 ]
 
 STORED, DEFLATED = 0, 8
+MOST_UNPACKED, UNPACKED_RATIO = 1 << 30, 100  # bytes, and times the file's size: beyond that it is a bomb
 
 
 class MemberError(Exception):
@@ -61,9 +64,26 @@ class Container:
     byteorder: str = "little"
     alternatives: list[tuple[str, Member]] = field(default_factory=list)  # other readings of a name
     gaps: list[tuple[int, int]] = field(default_factory=list)  # stretches of the file no header accounts for
+    _unpacked: tuple[str, Source] | None = None  # the packed storage that was read last
 
     def storage(self, key: str) -> Member | None:
         return self.members.get(f"data/{key}")
+
+    def storage_source(self, key: str) -> Source:
+        """The bytes of a storage; a packed one stays unpacked until another one is asked for.
+
+        Raises ``KeyError`` where there is none, ``MemberError`` where its bytes can't be had.
+        """
+        member = self.storage(key)
+        if member is None:
+            raise KeyError(key)
+        if member.method == STORED:
+            return member_source(self.source, member)
+        if self._unpacked is None or self._unpacked[0] != key:
+            if member.size > MOST_UNPACKED + UNPACKED_RATIO * self.source.size:
+                raise MemberError("unpacks to far more than the file's size")
+            self._unpacked = (key, member_source(self.source, member))
+        return self._unpacked[1]
 
     def storage_keys(self) -> list[str]:
         return [name[5:] for name in self.members if name.startswith("data/")]

@@ -21,6 +21,7 @@ from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.draft import Draft
 from ckpt_tools.plans.edits import ordered_dict, strided_call
 from ckpt_tools.plans.holdings import Bytes, Holding, checksum
+from ckpt_tools.sidefiles import json_of
 from ckpt_tools.source import JoinedSource, Source, WindowSource, open_source
 from ckpt_tools.tensors import DTYPES, StorageRef, TensorRef, contiguous_stride, dtype_of_storage_class
 from ckpt_tools.tensors.dtypes import storage_class
@@ -188,7 +189,7 @@ def _tensor(storage: Persistent, shape: tuple[int, ...], dtype: str | None) -> C
 def _mapping(text: str | None) -> dict[str, Any] | None:
     """JSON of a mapping; ``None`` for anything else: the file may be anybody's."""
     try:
-        found = json.loads(text or "null")
-    except (ValueError, RecursionError):
+        found = json_of(text or "null")
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None

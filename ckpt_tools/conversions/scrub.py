@@ -18,6 +18,7 @@ from ckpt_tools.plans.cures.portable import path_objects
 from ckpt_tools.plans.draft import FRESH_ROOT
 from ckpt_tools.plans.edits import graph, rename_keys, set_item
 from ckpt_tools.plans.model import Outcome
+from ckpt_tools.sidefiles import json_of
 from ckpt_tools.source import BytesSource, JoinedSource
 from ckpt_tools.tensors.modules import attributes_of, is_module
 
@@ -228,8 +229,8 @@ class _Scrub:
     def json(self, value: str) -> str:
         """A text that is JSON, cleaned from within."""
         try:
-            held = json.loads(value)
-        except (ValueError, RecursionError):
+            held = json_of(value)
+        except ValueError:
             return cleaned(value)
         new = self.plain("", held)
         return value if new == held else json.dumps(new)

@@ -128,6 +128,8 @@ def _value(case: Case, node: Node) -> Any:
     container = case.draft.checkpoint.container
     if tensor is None or container is None:
         return value_of(node, LONGEST)
+    if tensor.numel > LONGEST:
+        return None
     try:
         return tensor_array(container, tensor).tolist()
     except (KeyError, MemberError, ValueError):

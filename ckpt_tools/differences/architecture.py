@@ -7,6 +7,7 @@ the number of classes of the data set (``nn/tasks.py``, ``yaml_model_load`` and 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
@@ -138,7 +139,7 @@ def named_architecture(text: str, situation: Situation) -> str | None:
     """
     saved = situation.architecture
     path = situation.place(text)
-    if saved and is_yaml(path) and path.is_file():
+    if saved and is_yaml(path) and os.path.isfile(path):
         described = read_settings(path)
         described.setdefault("scale", guessed_scale(path.name, described))
         broken = stops(compare_architectures(situation, described))

@@ -35,7 +35,7 @@ def check_data(situation: Situation) -> Iterator[Difference]:
     saved = situation.saved.get("data")
     if path is not None and situation.found.layout.name == "ultralytics" and isinstance(saved, str):
         change = Change("data", saved, str(path))
-        if str(path.resolve()) != saved and str(path.absolute()) != saved:
+        if os.path.realpath(path) != saved and str(path.absolute()) != saved:
             meaning, why = meaning_of(change, situation)
             unread = meaning is Meaning.IGNORED
             yield Difference("data", saved, str(path), meaning, why)
@@ -49,7 +49,7 @@ def check_data(situation: Situation) -> Iterator[Difference]:
 def check_named_data(situation: Situation, name: Any) -> Iterator[Difference]:
     """The data yaml a setting names, where it is at hand."""
     path = situation.place(name) if isinstance(name, str) and name else None
-    if path is None or not is_yaml(path) or not path.is_file():
+    if path is None or not is_yaml(path) or not os.path.isfile(path):
         return
     try:
         described = read_settings(path)
@@ -168,8 +168,8 @@ def _folders(described: Mapping[str, Any], folder: Path) -> Iterator[Difference]
     """Whether the images are on this machine, looked for as the trainer does."""
     named = described.get("path")
     root = Path(os.path.expanduser(str(named or folder)))
-    root = root if root.is_absolute() or root.exists() else folder / root
-    own = bool(named) and not root.exists() and not Path(str(named)).is_absolute()
+    root = root if root.is_absolute() or os.path.exists(root) else folder / root
+    own = bool(named) and not os.path.exists(root) and not Path(str(named)).is_absolute()
     for key in REQUIRED:
         listed = described.get(key)
         for entry in listed if isinstance(listed, list) else [listed]:
@@ -188,4 +188,4 @@ def _folders(described: Mapping[str, Any], folder: Path) -> Iterator[Difference]
 
 def _found(root: Path, entry: str) -> bool:
     """Images below the root; a leading ``../``, as in exported data sets, may be one too many."""
-    return (root / entry).exists() or (entry.startswith("../") and (root / entry[3:]).exists())
+    return os.path.exists(root / entry) or (entry.startswith("../") and os.path.exists(root / entry[3:]))

@@ -84,7 +84,7 @@ def _model(change: Change, situation: Situation) -> Judged:
 
 def _same_file(text: str, situation: Situation) -> bool:
     try:
-        return situation.place(text).samefile(situation.checkpoint.path)
+        return os.path.samefile(situation.place(text), situation.checkpoint.path)
     except (OSError, ValueError):
         return False
 
@@ -94,19 +94,19 @@ def _data(change: Change, situation: Situation) -> Judged:
         return Meaning.HARMLESS, "the saved data set is used"
     if isinstance(change.new, str) and isinstance(change.old, str):
         place = situation.place(change.new)
-        unseen = not place.is_absolute() and not place.exists() and Path(change.old).parts[-len(place.parts) :]
+        unseen = not place.is_absolute() and not os.path.exists(place) and Path(change.old).parts[-len(place.parts) :]
         here = Path(os.path.expanduser(change.new))
-        if place != here and place.exists():
+        if place != here and os.path.exists(place):
             why = f"the trainer looks for {here} from where it is started: do that in {place.parent}"
             return (Meaning.BREAKS, f"there is no {here} here") if situation.here else (Meaning.HONOURED, why)
-        if str(place.absolute()) == change.old or (place.exists() and str(place.resolve()) == change.old):
+        if str(place.absolute()) == change.old or (os.path.exists(place) and os.path.realpath(place) == change.old):
             return Meaning.HARMLESS, "the same file"
         if unseen == place.parts:
             return Meaning.HARMLESS, "the same file, as far as its relative path tells"
     how = resume_rules(situation.version)["data_from_caller"]
-    there = isinstance(change.old, str) and Path(change.old).exists() if situation.here else True
+    there = isinstance(change.old, str) and os.path.exists(change.old) if situation.here else True
     if not situation.resuming or how == "always" or (how == "if_missing" and not there):
-        if situation.here and _is_path(change.new) and not situation.place(change.new).exists():
+        if situation.here and _is_path(change.new) and not os.path.exists(situation.place(change.new)):
             return Meaning.BREAKS, "there is no such data set here"
         return Meaning.HONOURED, "training goes on with this data set"
     if how == "if_missing":

@@ -23,7 +23,7 @@ from ckpt_tools.tensors.modules import attributes_of
 __all__ = ["Situation"]
 
 MOST_CLASSES = 20_000
-LEAST_STRIDE = 32  # pixels (ultralytics, engine/trainer.py, `gs`)
+LEAST_STRIDE, MOST_STRIDES = 32, 64  # pixels (ultralytics, engine/trainer.py, `gs`)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Situation:
         """The file of the run a resume reads its settings from, two folders up from the weights or beside them."""
         name, weights = self.found.layout.settings, Path(self.checkpoint.path).absolute()
         places = (weights.parent.parent / name, weights.parent / name) if name else ()
-        return next((place for place in places if place.is_file()), None)
+        return next((place for place in places if os.path.isfile(place)), None)
 
     @property
     def compares_own_settings(self) -> bool:
@@ -114,7 +114,7 @@ class Situation:
 
         held = self.checkpoint.tensors.get(id(self.attributes.get("stride")))
         listed = value_of(self.attributes.get("stride"))
-        if held is not None and self.checkpoint.container is not None:
+        if held is not None and self.checkpoint.container is not None and held.numel <= MOST_STRIDES:
             with contextlib.suppress(KeyError, MemberError, ValueError, OSError):
                 listed = tensor_array(self.checkpoint.container, held).tolist()
         steps = [int(step) for step in listed if isinstance(step, (int, float))] if isinstance(listed, list) else []
@@ -131,7 +131,7 @@ class Situation:
         """A path of the configuration: relative ones start here, else at the configuration's own folder."""
         path = Path(os.path.expanduser(text))
         beside = self.config.path.parent / path if self.config.path is not None else path
-        return path if path.is_absolute() or path.exists() or not beside.exists() else beside
+        return path if path.is_absolute() or os.path.exists(path) or not os.path.exists(beside) else beside
 
 
 def class_list(names: Any) -> list[str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckpt_tools.checkpoint import Checkpoint
-from ckpt_tools.checks.content import MANY_READERS_FROM, MOST_UNPACKED, READERS, UNPACKED_RATIO
-from ckpt_tools.container import STORED, Container, MemberError
+from ckpt_tools.checks.content import MANY_READERS_FROM, READERS
+from ckpt_tools.container import MOST_UNPACKED, STORED, UNPACKED_RATIO, Container, MemberError
 from ckpt_tools.tensors import TensorRef
 from ckpt_tools.tensors.held import Held, incomparable, same_bytes
 

@@ -7,8 +7,8 @@ checkpoint's name.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,7 @@ from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict, decide, reason_of, step_for, trouble
 from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish
 from ckpt_tools.plans.model import Plan
+from ckpt_tools.sidefiles import first_bytes
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
 
 __all__ = ["Check", "Planned", "apply_archive", "backup_name", "check_place", "reads_back"]
@@ -27,7 +28,6 @@ __all__ = ["Check", "Planned", "apply_archive", "backup_name", "check_place", "r
 SETTLED = 60  # seconds after the last write before a file is replaced without being asked twice
 SEND, SEND_FROM = 8 << 20, 1 << 20  # bytes that are sent on their way to the disk at once: at most, at least
 WRITERS, SEVERAL_FROM = 2, 128 << 20  # threads, and bytes of an archive from which they pay
-LARGEST_SIDECAR = 64 << 20  # bytes
 Check = Callable[[Path, JoinedSource], None]  # raises ``CkptError`` where a file is not what was to be written
 Progress = Callable[[int], None]
 
@@ -59,7 +59,7 @@ class Planned:
 
         Raises ``CkptError`` where there is nothing to write or it can't be written; nothing was changed then.
         """
-        output, original = self.check_places(force=force), Path(self.plan.file).resolve()
+        output, original = self.check_places(force=force), Path(os.path.realpath(self.plan.file))
         assert self.archive is not None
         backup = backup_name(original) if output == original else None
         with ExitStack() as undo:
@@ -74,8 +74,8 @@ class Planned:
         """Where the result goes; raises ``CkptError`` where it, or a file beside it, can't or must not be written."""
         if self.archive is None or self.plan.refused is not None:
             raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
-        output, original = Path(self.plan.output), Path(self.plan.file).resolve()
-        in_place = output.exists() and original.exists() and os.path.samefile(output, original)
+        output, original = Path(self.plan.output), Path(os.path.realpath(self.plan.file))
+        in_place = os.path.exists(output) and os.path.exists(original) and os.path.samefile(output, original)
         check_place(output, original, self.archive.size, in_place=in_place, force=force)
         for path, data in self.sidecars.items():
             check_place(path, original, len(data), in_place=False, force=force or (in_place and _is_ours(path)))
@@ -89,17 +89,16 @@ class Planned:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a description or ledger this tool wrote."""
+    """Whether a file is a description or ledger this tool wrote: they begin with the name of their schema."""
     try:
-        held = json.loads(path.read_bytes()) if path.stat().st_size < LARGEST_SIDECAR else None
-    except (OSError, ValueError, RecursionError):
+        return re.match(rb'\{\s*"schema": "ckpt-tools/', first_bytes(path, 100)) is not None
+    except CkptError:
         return False
-    return isinstance(held, dict) and str(held.get("schema", "")).startswith("ckpt-tools/")
 
 
 def _write_beside(path: Path, data: bytes, like: Path, undo: ExitStack) -> None:
     """Write a small file; ``undo`` takes it away again where it was not there before."""
-    new = not path.exists()
+    new = not os.path.exists(path)
     source = JoinedSource([Stretch(BytesSource(data))], str(path))
     apply_archive(source, path, like, lambda temporary, archive: None, lambda: None)
     if new:
@@ -109,11 +108,11 @@ def _write_beside(path: Path, data: bytes, like: Path, undo: ExitStack) -> None:
 def check_place(output: Path, original: Path, size: int, *, in_place: bool, force: bool) -> None:
     """Raise ``CkptError`` where the output can't or should not be written."""
     folder = output.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CkptError(f"the folder {folder} does not exist; make it, or name another output with -o")
-    if output.is_dir():
+    if os.path.isdir(output):
         raise CkptError(f"{output} is a folder; name a file with -o")
-    if not in_place and output.exists() and not force:
+    if not in_place and os.path.exists(output) and not force:
         raise CkptError(f"{output} is there already; name another output with -o, or overwrite it with --force")
     try:
         age = time.time() - original.stat().st_mtime

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,13 @@ from typing import Any
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts import Recognised
 from ckpt_tools.layouts.parts import dict_of, plain
+from ckpt_tools.sidefiles import read_table
 
 __all__ = ["Results", "read_results", "results_of", "trained_epoch"]
 
 Results = Mapping[int, Mapping[str, float]]  # of each epoch, counted from 0, its numbers by name
+MOST_EPOCHS = 10**9
+MOST_NUMBERS = 1_000_000  # of a table that are kept
 
 
 def trained_epoch(found: Recognised, path: Path) -> int | None:
@@ -41,33 +42,59 @@ def _close(listed: Any, exact: Any) -> bool:
 
 def read_results(path: Path) -> int:
     """The last finished epoch, counted from 0, of a results.csv; raises ``CkptError`` where there is none in it."""
-    rows = _rows(path)
-    if not rows:
+    last = first = None
+    for epoch, _ in _rows(path):
+        last = epoch if last is None else max(last, epoch)
+        first = epoch if first is None else min(first, epoch)
+    if last is None or first is None:
         raise CkptError(f"{path} lists no epoch; pass --epoch N")
-    return max(rows)
+    return last - _counted_from(first)
 
 
 def results_of(path: Path) -> Results:
-    """The numbers of each epoch, counted from 0, in a results.csv; none where there is no such table."""
+    """The numbers of each epoch, counted from 0, in a results.csv; none where there is no such table, or a vast one."""
+    found: dict[int, dict[str, float]] = {}
+    kept = 0
     try:
-        return _rows(path)
+        for epoch, row in _rows(path):
+            kept += len(row) if epoch not in found else 0
+            if kept > MOST_NUMBERS:
+                return {}
+            found[epoch] = dict(_numbers(row))
     except CkptError:
         return {}
+    before = _counted_from(min(found, default=0))
+    return {epoch - before: row for epoch, row in found.items()}
 
 
-def _rows(path: Path) -> Results:
-    """The rows of a results.csv by epoch; ultralytics counts it from 0 up to 8.0.x and from 1 since, yolov5 from 0."""
+def _counted_from(first: int) -> int:
+    """What a table whose first epoch is this counts from; ultralytics 0 up to 8.0.x and 1 since, yolov5 0."""
+    return min(first, 1)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a results.csv with their epochs as they stand there; raises ``CkptError`` for another file."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [{key.strip(): value for key, value in row.items() if key} for row in csv.DictReader(file)]
-        found = {int(float(row["epoch"])): row for row in rows if (row.get("epoch") or "").strip()}
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        for row in read_table(path):
+            if "epoch" not in row:
+                raise CkptError(f"{path} has a row without an epoch; check the file")
+            if row["epoch"].strip():
+                yield _epoch(row["epoch"]), row
+    except (CkptError, ValueError) as error:
         raise CkptError(f"{path} is no results.csv of a training run: {error}; pass --epoch N") from error
-    first = 0 if min(found, default=0) == 0 else 1
-    return {epoch - first: dict(_numbers(row)) for epoch, row in found.items()}
 
 
-def _numbers(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _epoch(text: str) -> int:
+    """An epoch written as a number of any form; raises ``ValueError`` for one no training reaches."""
+    number = float(text)
+    if not 0 <= number < MOST_EPOCHS:
+        raise ValueError(f"epoch {text.strip()[:20]!r}")
+    return int(number)
+
+
+def _numbers(row: dict[str, str]) -> Iterator[tuple[str, float]]:
     for name, value in row.items():
-        with contextlib.suppress(ValueError, TypeError):
+        try:
             yield name, float(value)
+        except ValueError:
+            continue

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ckpt_tools.placing import beside
-from ckpt_tools.source import BUFFER_SIZE, blocks, open_source
+from ckpt_tools.source import BUFFER_SIZE, FileSource, blocks, open_source
 
 __all__ = ["can_reflink", "digest", "reflink"]
 
@@ -17,13 +17,14 @@ FICLONE = 0x40049409  # linux/fs.h: the target becomes a copy that shares the bl
 def reflink(source: Path, target: Path) -> bool:
     """Let ``target`` be a copy of ``source`` that shares its blocks until one is written to; whether it could be.
 
-    Linux alone has a call for it that Python reaches; elsewhere the answer is no.
+    Linux alone has a call for it that Python reaches; elsewhere the answer is no. Raises ``OSError``, and ``CkptError``
+    where the source is no regular file.
     """
     try:
         import fcntl
     except ImportError:
         return False
-    with open(source, "rb") as old, open(target, "wb") as new:
+    with FileSource(source) as old, open(target, "wb") as new:
         try:
             fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
         except OSError:

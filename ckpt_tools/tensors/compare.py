@@ -17,7 +17,7 @@ from ckpt_tools.source import Source
 from ckpt_tools.tensors.distance import SAFE_HALVES, Distance, Tally, Values, values_of_codes
 from ckpt_tools.tensors.dtypes import DTYPES, Dtype
 from ckpt_tools.tensors.held import PARTS, Held, in_order
-from ckpt_tools.tensors.values import MOST_REPEATED
+from ckpt_tools.tensors.values import MOST_REPEATED, halves
 
 __all__ = ["Comparer", "Distance"]
 
@@ -213,11 +213,5 @@ def _tiles(old: Held, new: Held) -> Iterator[tuple[Held, Held]]:
         waiting += reversed(list(zip(*(_halves(held, widest) for held in pair))))
 
 
-def _halves(held: Held, axis: int) -> tuple[Held, Held]:
-    tensor = held.tensor
-    first = tensor.shape[axis] // 2
-    before, behind = tensor.shape[:axis], tensor.shape[axis + 1 :]
-    one = replace(tensor, shape=(*before, first, *behind))
-    shape = (*before, tensor.shape[axis] - first, *behind)
-    other = replace(tensor, shape=shape, offset=tensor.offset + first * tensor.stride[axis])
-    return replace(held, tensor=one), replace(held, tensor=other)
+def _halves(held: Held, axis: int) -> list[Held]:
+    return [replace(held, tensor=half) for half in halves(held.tensor, axis)]

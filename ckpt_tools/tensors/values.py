@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ckpt_tools.container import Container, member_bytes
-from ckpt_tools.source import BUFFER_SIZE
+from ckpt_tools.container import Container
+from ckpt_tools.source import BUFFER_SIZE, Source
 from ckpt_tools.tensors.dtypes import Dtype
 from ckpt_tools.tensors.refs import TensorRef
 
-__all__ = ["Magnitudes", "Stats", "finite_peak", "nonfinite_peak", "tensor_array", "tensor_raw", "tensor_stats"]
+__all__ = [
+    "Magnitudes",
+    "Stats",
+    "finite_peak",
+    "halves",
+    "nonfinite_peak",
+    "tensor_array",
+    "tensor_raw",
+    "tensor_stats",
+]
 
 MOST_REPEATED = 1024  # times a view may hold each value of its storage
+MOST_READ_AGAIN = 1 << 27  # values of a view that repeats some
+TILE = 1 << 17  # values that are counted at a time
 # Largest magnitude (sign cleared) that is still finite, for the types whose rule is not "exponent all ones".
 _ODD_FINITE = {"float8_e4m3fn": 0x7E, "float8_e5m2fnuz": 0x7F, "float8_e4m3fnuz": 0x7F, "float8_e8m0fnu": 0xFE}
 
@@ -81,18 +95,16 @@ class Stats:
 
 def tensor_raw(container: Container, tensor: TensorRef) -> bytes:
     """The bytes of the storage from a tensor's first to its last value; raises ``MemberError`` or ``KeyError``."""
+    source, start = _place(container, tensor)
+    return source.read(start, tensor.span[1] * tensor.dtype.size)
+
+
+def _place(container: Container, tensor: TensorRef) -> tuple[Source, int]:
+    """Where a tensor's first byte is to be read."""
     if tensor.storage is None:
         raise KeyError("the tensor has no bytes of its own")
-    member = container.storage(tensor.storage.key)
-    if member is None:
-        raise KeyError(tensor.storage.key)
-    first, count = tensor.span
-    size = tensor.dtype.size
     shift = tensor.storage.window[1] if tensor.storage.window else 0
-    start = (first + shift) * size
-    if member.method == 0:
-        return container.source.read(member.offset + start, min(count * size, max(0, member.size - start)))
-    return member_bytes(container.source, member, 1 << 40)[start : start + count * size]
+    return container.storage_source(tensor.storage.key), (tensor.offset + shift) * tensor.dtype.size
 
 
 def tensor_array(container: Container, tensor: TensorRef) -> npt.NDArray[np.generic]:
@@ -100,13 +112,19 @@ def tensor_array(container: Container, tensor: TensorRef) -> npt.NDArray[np.gene
 
     Raises ``KeyError`` or ``MemberError`` where its bytes are not there, ``ValueError`` where there are too few.
     """
-    raw = tensor_raw(container, tensor)
-    dtype = tensor.dtype
-    flat = _decode(raw, dtype, container.byteorder == "big")
-    _, count = tensor.span
+    return _viewed(tensor_raw(container, tensor), tensor, container.byteorder == "big")
+
+
+def _viewed(raw: bytes, tensor: TensorRef, swap: bool) -> npt.NDArray[np.generic]:
+    """The bytes from a tensor's first to its last value as an array of its shape."""
+    flat = _decode(raw, tensor.dtype, swap)
+    count = tensor.span[1]
     if len(flat) < count:
         raise ValueError(f"{len(flat)} of {count} values are there")
-    steps = tuple(step * flat.itemsize for step in tensor.stride)
+    if max(tensor.shape, default=0) > sys.maxsize:  # of a tensor without values
+        raise ValueError("it is longer than any array")
+    # the stride of a dimension without length may be any number
+    steps = tuple(step * flat.itemsize if length > 1 else 0 for length, step in zip(tensor.shape, tensor.stride))
     view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
     view = np.conj(view) if tensor.conj else view
     return np.negative(view) if tensor.neg else view
@@ -164,20 +182,75 @@ def _float8_value(
 def tensor_stats(container: Container, tensor: TensorRef) -> Stats:
     """Statistics of a tensor's values; dimensions that only repeat the same values (stride 0) count once.
 
-    Raises ``ValueError`` for a view that repeats its values more often than any real tensor does.
+    The values are read in tiles, so that a tensor of any size takes the memory of a few of them. Raises ``ValueError``
+    for a view that repeats its values more often than any real tensor does, and as :func:`tensor_array`.
     """
     once = tuple(1 if step == 0 and length else length for length, step in zip(tensor.shape, tensor.stride))
     tensor = replace(tensor, shape=once)
-    if tensor.numel > MOST_REPEATED * max(tensor.span[1], 1):
+    span = tensor.span[1]
+    if tensor.numel > max(span, min(MOST_REPEATED * span, MOST_READ_AGAIN)):
         raise ValueError("the view repeats its values too often to count them")
-    values = tensor_array(container, tensor)
-    if np.iscomplexobj(values):
-        values = np.abs(values)
-    flat = values.reshape(-1).astype(np.float64)
-    good = flat[np.isfinite(flat)]
-    if not len(good):
-        return Stats(len(flat), math.nan, math.nan, math.nan, math.nan, 0, len(flat))
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, std = float(good.mean()), float(good.std())
-    zeros, rest = int((good == 0).sum()), len(flat) - len(good)
-    return Stats(len(flat), float(good.min()), float(good.max()), mean, std, zeros, rest)
+    (source, start), size = _place(container, tensor), tensor.dtype.size
+    there = max(0, source.size - start) // size
+    if there < span:
+        raise ValueError(f"{there} of {span} values are there")
+    tally = _Tally()
+    with np.errstate(all="ignore"):
+        for tile in _tiles(tensor) if tensor.numel else ():
+            raw = source.read(start + (tile.offset - tensor.offset) * size, tile.span[1] * size)
+            tally.add(_viewed(raw, tile, container.byteorder == "big"))
+    return tally.stats()
+
+
+def _tiles(tensor: TensorRef) -> Iterator[TensorRef]:
+    """A tensor in parts of few values that lie close together in each."""
+    waiting = [tensor]
+    while waiting:
+        part = waiting.pop()
+        if max(part.span[1], part.numel) <= TILE:
+            yield part
+        else:
+            widest = max(range(len(part.shape)), key=lambda axis: part.stride[axis] * (part.shape[axis] - 1))
+            waiting += reversed(halves(part, widest))
+
+
+def halves(tensor: TensorRef, axis: int) -> tuple[TensorRef, TensorRef]:
+    """A tensor cut in two across a dimension."""
+    first = tensor.shape[axis] // 2
+    before, behind = tensor.shape[:axis], tensor.shape[axis + 1 :]
+    rest = (*before, tensor.shape[axis] - first, *behind)
+    return (
+        replace(tensor, shape=(*before, first, *behind)),
+        replace(tensor, shape=rest, offset=tensor.offset + first * tensor.stride[axis]),
+    )
+
+
+class _Tally:
+    """Adds up the statistics of values that come piece by piece (Chan, Golub, LeVeque 1983)."""
+
+    def __init__(self) -> None:
+        self.count = self.good = self.zeros = 0
+        self.minimum, self.maximum = math.inf, -math.inf
+        self.mean = self.squares = 0.0  # squares: of the distances from the mean
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        flat = (np.abs(values) if np.iscomplexobj(values) else values).reshape(-1).astype(np.float64)
+        good = flat[np.isfinite(flat)]
+        self.count += len(flat)
+        if not len(good):
+            return
+        self.minimum = min(self.minimum, float(good.min()))
+        self.maximum = max(self.maximum, float(good.max()))
+        self.zeros += len(good) - int(np.count_nonzero(good))
+        mean, total = float(good.mean()), self.good + len(good)
+        gap, share = mean - self.mean, len(good) / total
+        self.squares += float(np.square(good - mean).sum()) + gap * gap * self.good * share
+        self.mean = mean if not self.good else self.mean + gap * share
+        self.good = total
+
+    def stats(self) -> Stats:
+        rest = self.count - self.good
+        if not self.good:
+            return Stats(self.count, math.nan, math.nan, math.nan, math.nan, 0, rest)
+        std = math.sqrt(self.squares / self.good)
+        return Stats(self.count, self.minimum, self.maximum, self.mean, std, self.zeros, rest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import shutil
@@ -17,6 +16,7 @@ from ckpt_tools.checkpoint import CHECKPOINT_NAMES, SAFETENSORS
 from ckpt_tools.container import read_safetensors
 from ckpt_tools.findings import CkptError
 from ckpt_tools.placing import sync_file, sync_folder
+from ckpt_tools.sidefiles import read_json
 from ckpt_tools.source import open_source
 from ckpt_tools.training import processes
 from ckpt_tools.training.writing import broken
@@ -27,6 +27,7 @@ __all__ = ["VerifyCheckpoints", "latest_checkpoint"]
 LOG = logging.getLogger("ckpt_tools")
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"  # written last (transformers 5.23, trainer.py _save_checkpoint)
+LONGEST_STATE = 64 << 20  # bytes: the state holds every entry of the log
 WEIGHTS = ("*.safetensors", "*model*.bin", "pytorch_model*", "global_step*")
 OPTIMIZERS = ("optimizer.*", "optimizer_*", "global_step*")  # plain, FSDP, DeepSpeed
 
@@ -97,7 +98,7 @@ def latest_checkpoint(output_dir: str | PathLike[str]) -> str | None:
 def problem(folder: Path, weights_only: bool = False) -> str | None:
     """Why a training can't go on from a folder, ``None`` where it can."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = read_json(folder / STATE, LONGEST_STATE)
         if not isinstance(state, dict) or "global_step" not in state:
             return f"{STATE} holds no state"
         missing = [name for name in _shards(folder) if not (folder / name).exists()]
@@ -111,7 +112,7 @@ def problem(folder: Path, weights_only: bool = False) -> str | None:
             why = _problem_of(path) if path.is_file() else None
             if why is not None:
                 return f"{path.name}: {why}"
-    except (OSError, ValueError, AttributeError) as error:
+    except (CkptError, OSError, ValueError, AttributeError, TypeError) as error:
         return str(error)
     return None
 
@@ -120,7 +121,7 @@ def _shards(folder: Path) -> set[str]:
     """The files an index of sharded weights names."""
     names: set[str] = set()
     for index in folder.glob("*.index.json"):
-        names |= set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        names |= set(read_json(index, LONGEST_STATE).get("weight_map", {}).values())
     return names
 
 

@@ -138,7 +138,7 @@ def _work(made: Planned, checkpoint: Checkpoint, request: Conversion, wanted: bo
         part.path = cleaned(part.path)
     if case.steps:
         _write(made, case, request, original, noted)
-    elif wanted and Path(plan.output).resolve() != Path(plan.file).resolve():
+    elif wanted and os.path.realpath(plan.output) != os.path.realpath(plan.file):
         made.archive = JoinedSource([Stretch(checkpoint.source, None, checkpoint.source.name)], plan.output)
         made.check = CHECKS[str(request.to)]
 

@@ -22,6 +22,7 @@ from ckpt_tools.differences.state import check_state
 from ckpt_tools.differences.tensors import PartComparison, compare_tensors
 from ckpt_tools.findings import CkptError, Verdict, decide
 from ckpt_tools.layouts.arguments import default_arguments
+from ckpt_tools.sidefiles import first_bytes
 from ckpt_tools.verbs.verify import parse_target, verify_checkpoint
 
 __all__ = ["CHECKPOINT", "Comparison", "diff"]
@@ -209,12 +210,9 @@ def _is_checkpoint(texts: Sequence[str], kind: str | None) -> bool:
     if kind is not None or not texts:
         return kind == CHECKPOINT
     path = Path(os.path.expanduser(texts[0]))
-    if len(texts) > 1 or not path.is_file() or is_yaml(path):
+    if len(texts) > 1 or not os.path.isfile(path) or is_yaml(path):
         return False
-    if path.name.lower().endswith(CHECKPOINT_NAMES):
-        return True
-    with path.open("rb") as file:
-        return file.read(2) in MAGIC
+    return path.name.lower().endswith(CHECKPOINT_NAMES) or first_bytes(path, 2) in MAGIC
 
 
 def _verdict(checkpoint: Checkpoint, wanted: Target | None, python: str | None) -> tuple[Verdict, Target | None]:
@@ -238,4 +236,4 @@ def _installed_defaults() -> dict[str, Any] | None:
     """``cfg/default.yaml`` of the installed ultralytics, found without importing it."""
     spec = importlib.util.find_spec("ultralytics")
     path = Path(spec.origin).parent / "cfg" / "default.yaml" if spec is not None and spec.origin else None
-    return read_settings(path) if path is not None and path.is_file() else None
+    return read_settings(path) if path is not None and os.path.isfile(path) else None

@@ -144,7 +144,7 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
     runs: dict[Path, Run] = {}
     for path in paths:
         for run in find_runs(Path(path), backups=True, unreadable=_refuse_unseen):
-            runs.setdefault(run.folder.resolve(), run)
+            runs.setdefault(Path(os.path.realpath(run.folder)), run)
     plans = [_plan_run(run, rules) for run in runs.values()]
     if rules.max_size is not None:
         _cap(plans, rules.max_size)
@@ -220,7 +220,7 @@ def _entry(one: Glance, action: str, reasons: list[str]) -> Entry:
 
 def _pointed_at(run: Run) -> set[Path]:
     """The files links in the run's folder lead to."""
-    return {path.resolve() for path, _ in run.files if path.is_symlink()}
+    return {Path(os.path.realpath(path)) for path, _ in run.files if path.is_symlink()}
 
 
 def _reasons(files: list[Glance], rules: Rules, pointed_at: set[Path]) -> dict[Path, list[str]]:
@@ -237,7 +237,7 @@ def _reasons(files: list[Glance], rules: Rules, pointed_at: set[Path]) -> dict[P
     for one in files:
         if _is_trainers(one.path.name):
             found[one.path].append("the trainer's own name")
-        if one.path.resolve() in pointed_at:
+        if Path(os.path.realpath(one.path)) in pointed_at:
             found[one.path].append("a link leads to it")
     return found
 

@@ -96,7 +96,7 @@ def plan_repair(
     try:
         checkpoint = files.enter_context(open_checkpoint(path))
         wrapped = checkpoint.kind.name == "outer-zip"
-        if wrapped and output.resolve() == path.resolve():
+        if wrapped and os.path.realpath(output) == os.path.realpath(path):
             raise CkptError(f"{path} is a zip archive; leave --in-place out, or name the checkpoint's place with -o")
         if wrapped:
             checkpoint = _unwrapped(checkpoint.source, path)
@@ -195,7 +195,7 @@ def _work(repair: Planned, holding: Holding, request: Request, context: Context,
 def _siblings(folder: Path, path: Path, judge: Judge, files: ExitStack) -> Iterator[Donor]:
     """The other checkpoints of a run that parts can be taken from; what a repair made is no original."""
     for other in (*checkpoints(folder), *kept_beside(folder)):
-        if other.exists() and path.exists() and os.path.samefile(other, path):
+        if os.path.exists(other) and os.path.exists(path) and os.path.samefile(other, path):
             continue
         with contextlib.suppress(CkptError):
             donor = Donor(other, judge, files)

@@ -110,11 +110,11 @@ class Watcher:
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]], options: WatchOptions | None = None) -> None:
-        places = [Path(folder).expanduser() for folder in folders]
+        places = [Path(os.path.expanduser(folder)) for folder in folders]
         self.folders = list({os.path.realpath(place): place for place in places}.values())
         self.options = options = options or WatchOptions()
         self.stop = threading.Event()
-        self._into = options.into.expanduser() if options.into is not None else None
+        self._into = Path(os.path.expanduser(options.into)) if options.into is not None else None
         if self._into is not None:
             _refuse_among_runs(self._into, self.folders)
         self._runs: dict[Path, _Run] = {}
@@ -129,7 +129,7 @@ class Watcher:
         """
         notices, searched, search = Notices(self.folders), 0.0, True  # before the first look, so that nothing is missed
         try:
-            names = [f"{folder}{'' if folder.is_dir() else ' (not there yet)'}" for folder in self.folders]
+            names = [f"{folder}{'' if os.path.isdir(folder) else ' (not there yet)'}" for folder in self.folders]
             yield Event("started", NOTE, f"watching {', '.join(names)}; {self._promise()}")
             with contextlib.suppress(_StoppedError):
                 while not self.stop.is_set():
@@ -336,7 +336,7 @@ class Watcher:
     def _shares_disk(self, run: _Run, place: Path) -> bool:
         """Whether what a ring takes is missing for the trainer's next save."""
         try:
-            there = next((room for room in (place, *place.parents) if room.exists()), None)
+            there = next((room for room in (place, *place.parents) if os.path.exists(room)), None)
             return there is not None and os.stat(there).st_dev == os.stat(run.folder).st_dev
         except OSError:
             return False
@@ -354,7 +354,7 @@ class Watcher:
             return folder / RING
         from hashlib import blake2b
 
-        real = folder.resolve()
+        real = Path(os.path.realpath(folder))
         return self._into / f"{real.name[:LONGEST_NAME]}-{blake2b(os.fsencode(real), digest_size=4).hexdigest()}"
 
     # What to say of it.
@@ -471,7 +471,7 @@ def _quoted(path: Path) -> str:
 def _refuse_among_runs(into: Path, folders: Sequence[Path]) -> None:
     """Raise ``CkptError`` where rings would lie in a folder that is watched, and not hidden in it."""
     place = Path(os.path.realpath(into))
-    if place.exists() and not place.is_dir():
+    if os.path.exists(place) and not os.path.isdir(place):
         raise CkptError(f"--into {into} is no folder; name another one")
     for folder in folders:
         real = Path(os.path.realpath(folder))

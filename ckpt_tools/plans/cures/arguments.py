@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ckpt_tools.checks.names import few
@@ -44,7 +45,7 @@ def args_refused(case: Case) -> None:
 
 def save_dir(case: Case) -> None:
     """Let a resume write into the folder the file lies in."""
-    folder = Path(case.output).resolve().parent
+    folder = Path(os.path.realpath(case.output)).parent
     run = folder.parent if folder.name == "weights" else folder
     path = case.path("args")
     if path and case.found.args.get("save_dir") != str(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ckpt_tools.configs import read_settings
 from ckpt_tools.findings import CkptError
 from ckpt_tools.layouts.parts import dict_of, plain
@@ -97,7 +99,9 @@ def epoch_missing(case: Case) -> None:
         return
     path = case.draft.checkpoint.path
     epoch = trained_epoch(case.found, case.original)
-    table = next((f for f in (path.parent / "results.csv", path.parent.parent / "results.csv") if f.is_file()), None)
+    table = next(
+        (f for f in (path.parent / "results.csv", path.parent.parent / "results.csv") if os.path.isfile(f)), None
+    )
     if epoch is not None:
         case.set_epoch(epoch, "from the results stored in it")
     elif table is not None and case.original.name.startswith("last"):
@@ -154,7 +158,7 @@ def _args_at_hand(case: Case) -> None:
             return
     folder = case.draft.checkpoint.path.parent
     for name in ("args.yaml", "opt.yaml", "../args.yaml", "../opt.yaml"):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             graft_args(case, read_settings(folder / name), name, consent=False)
             return
     raise CkptError("the training arguments are missing; name them with --args-from args.yaml")

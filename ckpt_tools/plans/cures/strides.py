@@ -30,7 +30,7 @@ def make_contiguous(case: Case, repeated: bool = False) -> None:
         if container is None or not _odd(tensor) or (_repeats(tensor) and not repeated):
             continue
         assert tensor.storage is not None
-        if _repeats(tensor) and tensor.nbytes > LARGEST:
+        if tensor.nbytes > max(LARGEST, 0 if _repeats(tensor) else tensor.storage.nbytes):
             raise CkptError(
                 f"a view of {tensor.storage.nbytes} bytes would become {tensor.nbytes}; save a copy of its values"
             )
@@ -74,7 +74,8 @@ def _straighten(
             raw = np.frombuffer(tensor_raw(container, tensor), f"V{tensor.dtype.size}")
         except (KeyError, MemberError) as error:
             raise CkptError(f"a tensor's bytes can't be read: {error}; repair the file first") from error
-        steps = tuple(step * tensor.dtype.size for step in tensor.stride)
+        sizes = zip(tensor.shape, tensor.stride)
+        steps = tuple(step * tensor.dtype.size if length > 1 else 0 for length, step in sizes)
         view = np.lib.stride_tricks.as_strided(raw, tensor.shape, steps, writeable=False)
         return np.ascontiguousarray(view).tobytes()
 
