@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["CALLS", "ERRORS", "Call", "Disk", "Fault", "Sticky", "broken", "changed", "short"]
+__all__ = ["CALLS", "ERRORS", "Call", "Disk", "Fault", "broken", "changed", "short"]
 
 PACKAGE = str(Path(__file__).parent.parent / "ckpt_tools")
 LOOK, OPEN, READ, WRITE, CHANGE = "look", "open", "read", "write", "change"
@@ -92,17 +92,15 @@ def short() -> Fault:
     return Fault("short", (READ, WRITE), half=True)
 
 
-def changed(name: str, change: Callable[[Path], None]) -> Fault:
-    """A file is changed by somebody else just before the call that touches it."""
+def changed(name: str, change: Callable[[Path, Path], None]) -> Fault:
+    """Somebody else changes files just before a call; ``change`` gets the folder and the path the call is about."""
 
     def strike(disk: Disk, call: Call) -> None:
         with disk.asleep():
-            change(disk.root / call.path)
+            change(disk.root, disk.root / call.path)
+            disk.after(disk.root)
 
     return Fault(name, (LOOK, OPEN, READ, WRITE, CHANGE), strike)
-
-
-Sticky = tuple[str, ...]
 
 
 @dataclass
@@ -113,6 +111,7 @@ class Disk:
     fault: Fault | None = None
     at: int = -1
     calls: list[Call] = field(default_factory=list)
+    after: Callable[[Path], None] = lambda root: None  # called when files were changed
     _awake: bool = False
     _descriptors: dict[int, str] = field(default_factory=dict)
     _real: dict[tuple[Any, str], Any] = field(default_factory=dict)

@@ -280,8 +280,7 @@ def packed(data: bytes, rng: Random) -> bytes:
     with zipfile.ZipFile(out, "w", method) as opened:
         for number in range(rng.choice((1, 1, 2, 40))):
             name = rng.choice(("last.pt", "data.pkl", "archive/data.pkl", f"{number}/data/{number}", "a.npy"))
-            with warnings.catch_warnings(), opened.open(name, "w", force_zip64=True) as member:
-                warnings.simplefilter("ignore")  # two of a name are wanted
+            with opened.open(name, "w", force_zip64=True) as member:
                 for piece in [ZEROS] * 96 if bomb and number < 2 else [rng.choice((data, data[:1000]))]:
                     member.write(piece)
     return out.getvalue()
@@ -511,6 +510,7 @@ class Guard:
     """Sees every write and every process Python begins, and tells those outside of a folder."""
 
     place: str = ""
+    scratch: str = ""
     seen: list[str] = field(default_factory=list)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -529,7 +529,7 @@ class Guard:
     def _path(self, event: str, path: Any) -> None:
         if isinstance(path, (str, bytes, os.PathLike)):
             real = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(path)))), "x")
-            if not real.startswith(self.place + os.sep) and os.fsdecode(path) != os.devnull:
+            if not real.startswith((self.place + os.sep, self.scratch + os.sep)) and os.fsdecode(path) != os.devnull:
                 self.seen.append(f"{event} {os.fsdecode(path)}")
 
 
@@ -606,6 +606,7 @@ def work(first: int, last: int, seed: int, keep: str | None, pipe: Any) -> None:
     """Inputs ``first`` to ``last`` in a process of its own; tells the pipe of each."""
     import resource
 
+    warnings.filterwarnings("ignore", "Duplicate name")
     import numpy  # noqa: F401 - it counts to the memory of everything that reads values
 
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
@@ -613,7 +614,9 @@ def work(first: int, last: int, seed: int, keep: str | None, pipe: Any) -> None:
     os.environ["CKPT_DEBUG"] = "1"
     signal.signal(signal.SIGALRM, hang)
     sys.addaudithook(GUARD)
-    place = Path(tempfile.mkdtemp(prefix="ckpt-fuzz-"))
+    place = Path(os.path.realpath(tempfile.mkdtemp(prefix="ckpt-fuzz-")))
+    tempfile.tempdir = GUARD.scratch = str(place / "scratch")  # where large packed storages are unpacked
+    os.mkdir(tempfile.tempdir)
     os.chdir(place.parent)
     try:
         for number in range(first, last):

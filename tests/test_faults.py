@@ -51,6 +51,9 @@ GOOD = {
 NO_OPTIMIZER = {**GOOD, "run/weights/last.pt": at(3, optimizer=None, model=detector())}
 NO_EPOCH = {**GOOD, "run/weights/last.pt": saved(ultralytics_checkpoint(epoch=...))}
 LEGACY = {"run/weights/last.pt": saved_legacy(ultralytics_checkpoint(epoch=3)), "run/args.yaml": ARGS}
+TAKEN = {**GOOD, "run/weights/last.converted.pt": at(0)}
+EARLIER = {**GOOD, "run/weights/state_dict.last.pt": at(0), "run/weights/state_dict.last.pt.json": b'{"a": 1}'}
+LINKED = {**GOOD, "run/weights/last.pt.bak": at(0)}
 LAST, EPOCH2 = "run/weights/last.pt", "run/weights/epoch2.pt"
 
 
@@ -87,6 +90,9 @@ CASES = {
     "convert --to legacy": Case(f"convert @{LAST} --to legacy --accept-loss"),
     "convert in place": Case(f"convert @{LAST} --device cuda:0 --in-place"),
     "convert a folder": Case("convert @run --device cuda:0 --out-dir @out"),
+    "convert to a name that is taken": Case(f"convert @{LAST} --device cuda:0", TAKEN),
+    "convert over an earlier result": Case(f"convert @{LAST} --state-dict --force", EARLIER),
+    "convert in place again": Case(f"convert @{LAST} --device cuda:0 --in-place --force", LINKED),
     "repair with a donor": Case(f"repair @{LAST} --optimizer-from @{EPOCH2} --accept-loss", NO_OPTIMIZER),
     "repair in place": Case(f"repair @{LAST} --optimizer-from @{EPOCH2} --accept-loss --in-place", NO_OPTIMIZER),
     "repair by itself": Case("repair --from @run/weights --accept-loss --json", NO_OPTIMIZER),
@@ -110,6 +116,7 @@ class Outcome:
     err: str
     files: dict[str, bytes]
     calls: list[Any]
+    changed: dict[str, bytes] | None = None  # the files as the fault left them, where it changed any
     trace: str = ""
     verdicts: dict[str, str] = field(default_factory=dict)
 
@@ -145,10 +152,11 @@ def watch_once(root: Path) -> int:
 
 def carried_out(root: Path, case: Case, fault: Fault | None = None, number: int = -1) -> Outcome:
     """Run a command on fresh files, with a fault at one of its calls."""
+    verifying.PAUSE = 0  # type: ignore[assignment]  # between readings of a file that changes
     lay_out(root, case.files)
     verifying._glance.cache_clear()
-    trace = ""
-    with Disk(root, fault, number) as disk:
+    trace, seen = "", []
+    with Disk(root, fault, number, after=lambda place: seen.append(found_in(place))) as disk:
         if case.command.startswith("watch"):
             code, out, err = 0, "", ""
             try:
@@ -160,7 +168,7 @@ def carried_out(root: Path, case: Case, fault: Fault | None = None, number: int 
         else:
             said = invoke(case.arguments(root))
             code, out, err, trace = said.code, said.out, said.err, said.trace
-    return Outcome(code, out, err, found_in(root), disk.calls, trace)
+    return Outcome(code, out, err, found_in(root), disk.calls, seen[-1] if seen else None, trace)
 
 
 def verdict_of(path: Path) -> str:
@@ -189,52 +197,119 @@ def undisturbed(name: str, root: Path) -> Outcome:
     return _whole[name]
 
 
-def complaints(name: str, root: Path, fault: Fault, number: int, before: Mapping[str, bytes] | None = None) -> list[str]:
-    """What is wrong with how a command took a fault; ``before`` are the files where the fault changed them."""
+def complaints(name: str, root: Path, fault: Fault, number: int) -> list[str]:
+    """What is wrong with how a command took a fault."""
     case, whole = CASES[name], undisturbed(name, root)
     found = carried_out(root, case, fault, number)
+    before = found.changed if found.changed is not None else case.files
     wrong = []
     if found.trace or found.code not in (0, 1, 2, 3):
         wrong.append(f"exit {found.code}: {found.trace or found.err}")
-    before = dict(before if before is not None else case.files)
-    for path, data in before.items():
-        now = found.files.get(path)
-        if now == data or (now is None and path not in whole.files and _kept_elsewhere(path, data, whole, found)):
-            continue
-        if whole.files.get(path) in (data, None) or now is None:
-            wrong.append(f"{path} is {'gone' if now is None else 'another'}")
-        elif verdict_of(root / path) != whole.verdicts.get(path):
-            wrong.append(f"{path} is not whole: {verdict_of(root / path)}, not {whole.verdicts.get(path)}")
-    cleaning = fault.sticky or found.calls[number].name in ("unlink", "remove")
-    for path, data in found.files.items():
-        if path in before:
-            continue
-        last = path.rsplit("/", 1)[-1]
-        if TEMPORARY.fullmatch(last):
-            if not cleaning:
-                wrong.append(f"{path} was left")
-        elif BACKUP.fullmatch(path) and data == before.get(path.split(".bak")[0]):
-            continue
-        elif path not in whole.files:
-            wrong.append(f"{path} was made")
-        elif CHECKPOINT.fullmatch(path):
-            if (verdict := verdict_of(root / path)) != whole.verdicts[path]:
-                wrong.append(f"{path} is {verdict}, not {whole.verdicts[path]}")
-        elif ".ckpt-ring" in path and data not in before.values():
-            wrong.append(f"{path} is no copy")
-    if found.code == whole.code and set(whole.files) - set(found.files) and not case.command.startswith("watch"):
-        wrong.append(f"said {found.code}, and {sorted(set(whole.files) - set(found.files))} are missing")
-    if found.code != whole.code and not _says_why(found, root):
-        wrong.append(f"exit {found.code} instead of {whole.code}: {found.out[-300:]!r} {found.err!r}")
-    call = found.calls[number] if number < len(found.calls) else None
-    place = f"{call.name} {call.path} from {call.line}" if call is not None else "no call"
+    wrong += [f"{path} {what}" for path, data in before.items() if (what := _hurt(path, data, root, whole, found))]
+    wrong += [f"{path} {what}" for path in found.files if path not in before and (what := _unfinished(path, root, whole, found, before))]
+    struck = found.calls[number] if number < len(found.calls) else None
+    helpless = fault.sticky or found.changed is not None or (struck is not None and struck.name in ("unlink", "remove"))
+    left = [path for path in found.files if TEMPORARY.fullmatch(path.rsplit("/", 1)[-1])]
+    if left and not helpless:
+        wrong.append(f"{left} were left")
+    if found.changed is None:
+        missing = sorted(set(whole.files) - set(found.files))
+        if found.code == whole.code and missing and not case.command.startswith("watch"):
+            wrong.append(f"said {found.code}, and {missing} are missing")
+        if found.code != whole.code and not (found.code in (1, 2) and _says_why(found, root)):
+            wrong.append(f"exit {found.code} instead of {whole.code}: {found.out[-300:]!r} {found.err!r}")
+    elif found.code == 2 and not _says_why(found, root):
+        wrong.append(f"exit 2: {found.out[-300:]!r} {found.err!r}")
+    place = f"{struck.name} {struck.path} from {struck.line}" if struck is not None else "no call"
     return [f"{name}: {fault.name} at {number}, {place}: {line}" for line in wrong]
 
 
-def _kept_elsewhere(path: str, data: bytes, whole: Outcome, found: Outcome) -> bool:
-    """Where a plan moves a file it is whole in its new place; where it removes one that is all."""
-    moved = [other for other, held in whole.files.items() if held == data and other not in found.files and "moved" in other]
-    return not moved
+def _hurt(path: str, data: bytes, root: Path, whole: Outcome, found: Outcome) -> str:
+    """What is wrong with a file that was there before the command, or before somebody changed it."""
+    now, planned = found.files.get(path), whole.files.get(path)
+    if now == data:
+        return ""
+    if now is None:
+        elsewhere = [other for other, held in whole.files.items() if held == data and other.startswith("moved/")]
+        allowed = path in CASES_FILES and planned is None and all(other in found.files for other in elsewhere)
+        return "" if allowed else "is gone"
+    if path not in CASES_FILES or planned == data:
+        return "is another"
+    verdict = verdict_of(root / path)
+    return "" if verdict == whole.verdicts.get(path) else f"is not whole: {verdict}, not {whole.verdicts.get(path)}"
+
+
+def _unfinished(path: str, root: Path, whole: Outcome, found: Outcome, before: Mapping[str, bytes]) -> str:
+    """What is wrong with a file a command made."""
+    last, data = path.rsplit("/", 1)[-1], found.files[path]
+    if TEMPORARY.fullmatch(last):
+        return ""
+    if BACKUP.fullmatch(path):
+        return "" if data in before.values() else "is no copy of anything"
+    if ".ckpt-ring" in path:
+        return "" if data in before.values() else "is no copy of anything"
+    if path not in whole.files and found.changed is None:
+        return "was made"
+    if CHECKPOINT.fullmatch(path):
+        verdict, wanted = verdict_of(root / path), whole.verdicts.get(path)
+        return "" if verdict == wanted or (wanted is None and verdict in WHOLE) else f"is {verdict}, not {wanted}"
+    return ""
+
+
+# What somebody else may do to the files meanwhile. Another version of a checkpoint is as whole as the first.
+OTHERS = {
+    GOOD[LAST]: at(2, updates=99),
+    NO_OPTIMIZER[LAST]: at(3, optimizer=None, model=detector(), updates=99),
+    NO_EPOCH[LAST]: saved(ultralytics_checkpoint(epoch=..., updates=99)),
+    LEGACY[LAST]: saved_legacy(ultralytics_checkpoint(epoch=3, updates=99)),
+    RESULTS: RESULTS[:60],
+    ARGS: ARGS.replace(b"0.02", b"0.03"),
+    DATA: DATA.replace(b"class 1", b"class 2"),
+}
+
+
+def replaced(root: Path, path: Path) -> None:
+    """As trainers save: the whole file under another name, then renamed."""
+    if path.is_file() and not TEMPORARY.fullmatch(path.name):
+        data = path.read_bytes()
+        path.with_name("saving").write_bytes(OTHERS.get(data, data))
+        path.with_name("saving").replace(path)
+
+
+def cut(root: Path, path: Path) -> None:
+    if path.is_file() and not TEMPORARY.fullmatch(path.name):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def grown(root: Path, path: Path) -> None:
+    if path.is_file() and not TEMPORARY.fullmatch(path.name):
+        with path.open("ab") as file:
+            file.write(b"\0" * 1000)
+
+
+def gone(root: Path, path: Path) -> None:
+    if path.is_file() and not TEMPORARY.fullmatch(path.name):
+        path.unlink()
+
+
+def moved(root: Path, path: Path) -> None:
+    if (root / "run").is_dir():
+        (root / "run").rename(root / "away")
+
+
+def swapped(root: Path, path: Path) -> None:
+    """The folder is another one now, by a link; in it lies somebody else's run."""
+    if (root / "run").is_dir() and not (root / "run").is_symlink():
+        (root / "run").rename(root / "away")
+        shutil.copytree(root / "away", root / "elsewhere")
+        for other in (root / "elsewhere").rglob("*.pt"):
+            other.write_bytes(OTHERS[GOOD[LAST]])
+        (root / "run").symlink_to("elsewhere")
+
+
+CHANGES = [changed(act.__name__, act) for act in (replaced, cut, grown, gone, moved, swapped)]
+WHOLE = ("resumable", "weights", "finished", "incomplete")
+CASES_FILES = {path for case in CASES.values() for path in case.files}
 
 
 def _says_why(found: Outcome, root: Path) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict, decide, reason_of, step_for, trouble
-from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish
+from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish, sweep_beside
 from ckpt_tools.plans.model import Plan
 from ckpt_tools.sidefiles import first_bytes
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
@@ -62,9 +62,10 @@ class Planned:
         output, original = self.check_places(force=force), Path(os.path.realpath(self.plan.file))
         assert self.archive is not None
         backup = backup_name(original) if output == original else None
-        with ExitStack() as undo:
+        with ExitStack() as aside, ExitStack() as undo:
             for path, data in self.sidecars.items():
-                _write_beside(path, data, original, undo)
+                undo.callback(_put_back, path, aside.enter_context(_second_name(path)))
+                _write_beside(path, data, original)
             apply_archive(self.archive, output, original, self.check, self.files.close, backup, progress)
             undo.pop_all()
         self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
@@ -75,7 +76,7 @@ class Planned:
         if self.archive is None or self.plan.refused is not None:
             raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
         output, original = Path(self.plan.output), Path(os.path.realpath(self.plan.file))
-        in_place = os.path.exists(output) and os.path.exists(original) and os.path.samefile(output, original)
+        in_place = _there(output) and _there(original) and os.path.samefile(output, original)
         check_place(output, original, self.archive.size, in_place=in_place, force=force)
         for path, data in self.sidecars.items():
             check_place(path, original, len(data), in_place=False, force=force or (in_place and _is_ours(path)))
@@ -96,13 +97,45 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _write_beside(path: Path, data: bytes, like: Path, undo: ExitStack) -> None:
-    """Write a small file; ``undo`` takes it away again where it was not there before."""
-    new = not os.path.exists(path)
+def _there(path: Path) -> bool:
+    """Whether a path leads to something; raises ``CkptError`` where that can't be told: it must not be overwritten."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise CkptError(f"{path} can't be looked at: {trouble(error)}") from error
+    return True
+
+
+@contextlib.contextmanager
+def _second_name(path: Path) -> Iterator[Path | None]:
+    """Another name of a file, for as long as it may have to be put back; ``None`` where there is no file."""
+    if not _there(path):
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            kept = stack.enter_context(beside(path, PRIVATE))
+            kept.unlink()
+            keep_copy(path, kept)
+        except OSError as error:
+            raise CkptError(f"{path} can't be replaced: {trouble(error)}") from error
+        yield kept
+
+
+def _put_back(path: Path, before: Path | None) -> None:
+    with contextlib.suppress(OSError):
+        if before is not None:
+            os.replace(before, path)
+        else:
+            path.unlink()
+
+
+def _write_beside(path: Path, data: bytes, like: Path) -> None:
+    """Write a small file."""
     source = JoinedSource([Stretch(BytesSource(data))], str(path))
     apply_archive(source, path, like, lambda temporary, archive: None, lambda: None)
-    if new:
-        undo.callback(lambda: path.unlink(missing_ok=True))
 
 
 def check_place(output: Path, original: Path, size: int, *, in_place: bool, force: bool) -> None:
@@ -112,7 +145,7 @@ def check_place(output: Path, original: Path, size: int, *, in_place: bool, forc
         raise CkptError(f"the folder {folder} does not exist; make it, or name another output with -o")
     if os.path.isdir(output):
         raise CkptError(f"{output} is a folder; name a file with -o")
-    if not in_place and os.path.exists(output) and not force:
+    if not in_place and _there(output) and not force:
         raise CkptError(f"{output} is there already; name another output with -o, or overwrite it with --force")
     try:
         age = time.time() - original.stat().st_mtime
@@ -154,25 +187,24 @@ def apply_archive(
     refuses; nothing is changed then.
     """
     try:
+        sweep_beside(output)
         with beside(output, PRIVATE) as temporary:
             with open(temporary, "r+b", buffering=0) as file:
                 _copy(archive, file.fileno(), progress)
                 os.fsync(file.fileno())
             check(temporary, archive)
-            if archive.changed():
-                raise CkptError(
-                    f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again"
-                )
             adopt(temporary, like)
-            close()
-            if backup is not None:
-                keep_copy(output, backup)
-            try:
-                publish(temporary, output)
-            except OSError:
+            with ExitStack() as undo:
                 if backup is not None:
-                    backup.unlink()
-                raise
+                    keep_copy(output, backup)
+                    undo.callback(backup.unlink)
+                if archive.changed():  # asked last: what was saved meanwhile must not be replaced
+                    raise CkptError(
+                        f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again"
+                    )
+                close()
+                publish(temporary, output)
+                undo.pop_all()
     except OSError as error:
         why = f"{reason_of(error)}; nothing was changed, {step_for(error)}"
         raise CkptError(f"{output} can't be written: {why}") from error
