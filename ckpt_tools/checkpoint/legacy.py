@@ -15,7 +15,7 @@ from ckpt_tools.findings import Sink, finding
 from ckpt_tools.pickles import MOST_BYTES, MOST_OPCODES, TROUBLES, GlobalRef, Pickle, run
 from ckpt_tools.policy import well_known
 from ckpt_tools.source import Source
-from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
+from ckpt_tools.tensors import StorageRef, TensorRef, resolve
 
 __all__ = ["Stream", "read_stream", "read_tar"]
 
@@ -127,7 +127,7 @@ def _storages(stream: Stream, place: int, sink: Sink) -> int:
     if len(stream.pickles) < 5 or main is None:
         return source.size
     keys = stream.pickles[4][1].root
-    wanted = _by_key(resolve_tensors(main).values())
+    wanted = _by_key(resolve(main, legacy=True).tensors.values())
     if not isinstance(keys, list) or len(keys) > MOST_STORAGES or not all(isinstance(key, str) for key in keys):
         sink(finding("pickle-broken", "keys", where="keys", why="not a list of storage keys", position=place))
         return source.size

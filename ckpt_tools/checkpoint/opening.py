@@ -34,7 +34,7 @@ from ckpt_tools.layouts import Part, Recognised, recognise
 from ckpt_tools.pickles import MOST_BYTES, GlobalRef, Persistent, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
-from ckpt_tools.tensors import StorageRef, TensorRef, resolve_tensors
+from ckpt_tools.tensors import Misbuilt, StorageRef, TensorRef, resolve
 
 __all__ = ["CHECKPOINT_NAMES", "SAFETENSORS", "Checkpoint", "open_checkpoint", "read_checkpoint", "split_name"]
 
@@ -56,8 +56,8 @@ PLAIN = (str, int, float, type(None))
 class Checkpoint:
     """One file, read as far as it could be.
 
-    ``findings`` holds what reading met. ``tensors`` are by the ``id`` of their call node. ``recognised`` is
-    ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
+    ``findings`` holds what reading met. ``tensors`` and ``misbuilt`` are by the ``id`` of their call node.
+    ``recognised`` is ``None`` where there is no object to recognise a layout in (foreign or wholly unreadable files).
     """
 
     source: Source
@@ -68,6 +68,7 @@ class Checkpoint:
     pickles: list[tuple[str, Pickle]] = field(default_factory=list)  # every pickle in the file, by place
     judgements: list[tuple[str, Judgement]] = field(default_factory=list)
     tensors: dict[int, TensorRef] = field(default_factory=dict)
+    misbuilt: dict[int, Misbuilt] = field(default_factory=dict)  # calls that should rebuild a tensor and can't
     recognised: Recognised | None = None
 
     @property
@@ -150,7 +151,9 @@ def read_checkpoint(source: Source, *, strict: bool = False) -> Checkpoint:
     if checkpoint.pickle is not None and not foreign(checkpoint.kind):
         whole = checkpoint.pickle.trouble is None or checkpoint.pickle.root is not None
         root = checkpoint.pickle.root if whole else _salvaged(checkpoint.pickle)
-        checkpoint.tensors = resolve_tensors(checkpoint.pickle)
+        legacy = checkpoint.container is not None and checkpoint.container.kind == "legacy"
+        resolved = resolve(checkpoint.pickle, legacy)
+        checkpoint.tensors, checkpoint.misbuilt = resolved.tensors, resolved.misbuilt
         scalar = functools.partial(_scalar, checkpoint.tensors, checkpoint.container)
         checkpoint.recognised = recognise(root, checkpoint.tensors, checkpoint.pickle.globals, scalar)
         _no_checkpoint(checkpoint, sink)
@@ -229,11 +232,55 @@ def _zip(checkpoint: Checkpoint, sink: Sink) -> None:
         checkpoint.pickle = read_pickle(data, sink)
         checkpoint.pickles.append(("data.pkl", checkpoint.pickle))
         _behind_stop(checkpoint, data, sink)
-    order = container.members.get("byteorder")
-    if order is not None and order.size <= 16:
-        container.byteorder = _member_data(container, order, sink).decode("ascii", "replace").strip() or "little"
+    _small_members(container, sink)
     _other_pickles(checkpoint, main, sink)
     _around(checkpoint, container)
+
+
+def _version(data: bytes) -> bool:
+    """C's ``stoull`` (caffe2/serialize/inline_container.cc): leading blanks and a sign count, what follows does not."""
+    return re.match(rb"[ \t-\r]*\+?0*([1-9]|10)(?![0-9])", data) is not None
+
+
+def _whole_number(data: bytes) -> bool:
+    try:
+        int(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+BYTEORDERS = (b"little", b"big")
+# What torch 2.14 accepts in the members it reads besides the storages; any ``.format_version`` will do.
+CONTENTS: dict[str, tuple[Callable[[bytes], bool], str]] = {
+    "version": (_version, "a number from 1 to 10"),
+    "byteorder": (BYTEORDERS.__contains__, "little or big"),
+    ".storage_alignment": (_whole_number, "a whole number"),
+    ".data/serialization_id": (_utf8, "text in UTF-8"),
+}
+MOST_SMALL = 1 << 16  # bytes of such a member
+
+
+def _small_members(container: Container, sink: Sink) -> None:
+    """Note the order of bytes, and report what stops torch before it reads the object graph."""
+    for name, (accepts, wanted) in CONTENTS.items():
+        member = container.members.get(name)
+        if member is None or not member.whole or member.method not in (STORED, DEFLATED):
+            continue
+        data = _member_data(container, member, sink) if member.size <= MOST_SMALL else b""
+        if member.size > MOST_SMALL or not accepts(data):
+            what = ascii(data[:20])[1:] if member.size <= MOST_SMALL else f"{member.size} bytes"
+            sink(finding("member-refused", member.name, where=member.name, what=what, wanted=wanted))
+        elif name == "byteorder":
+            container.byteorder = data.decode()
 
 
 def _around(checkpoint: Checkpoint, container: Container) -> None:

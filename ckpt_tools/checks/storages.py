@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ckpt_tools.checkpoint import LEDGER, Checkpoint
 from ckpt_tools.checks.names import TensorNames, few
 from ckpt_tools.findings import Finding, finding
+from ckpt_tools.layouts.parts import flatten
 from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["OWN_MEMBERS", "check_storages"]
@@ -20,6 +21,7 @@ FAT_RATIO, FAT_BYTES = 4, 1 << 20
 def check_storages(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Missing, short, ill-sized and unused storages, and tensors that reach outside theirs."""
     container = checkpoint.container
+    yield from _misbuilt(checkpoint)
     inline = sum(tensor.layout == "inline" for tensor in checkpoint.tensors.values())
     if inline:
         yield finding("inline-tensors", count=inline)
@@ -45,6 +47,18 @@ def check_storages(checkpoint: Checkpoint) -> Iterator[Finding]:
     yield from _outside(storages, names)
     yield from _fat(storages)
     yield from _orphans(checkpoint, storages)
+
+
+def _misbuilt(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Calls no torch can carry out, each by the name of the tensor it should rebuild."""
+    if not checkpoint.misbuilt:
+        return
+    root = checkpoint.recognised.root if checkpoint.recognised else None
+    named = {id(problem): name for name, problem in flatten(root, checkpoint.misbuilt)}
+    told = {id(problem): problem for problem in checkpoint.misbuilt.values()}
+    for key, problem in told.items():
+        name = named.get(key) or "a tensor"
+        yield finding("tensor-impossible", name, tensor=name, why=str(problem))
 
 
 def _end(tensor: TensorRef) -> int:

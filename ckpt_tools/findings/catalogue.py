@@ -99,6 +99,8 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT113", "not-loadable", ERROR, DAMAGED, "torch can't open the archive: it lacks the {lacking}",
          "torch wants every member in one folder and a member called version; some zip tools drop them when they pack "
          "a file anew.", "`ckpt repair` writes the archive anew as torch wants it; or get the file again from its source.", REPAIR),
+    Code("CKPT114", "member-refused", ERROR, DAMAGED, "{where} says {what}, where torch wants {wanted}",
+         "torch reads a few small members before the object graph and stops at contents it does not know.", OLDER, REPAIR),
     # 2 pickle
     Code("CKPT201", "pickle-cut", ERROR, DAMAGED, "{where} ends early: {why}",
          "The object graph (names, numbers, the plan of all tensors) is not whole.", OLDER, REPAIR),
@@ -148,6 +150,9 @@ CATALOGUE: tuple[Code, ...] = (
     Code("CKPT313", "inline-tensors", NOTE, None, "{count} tensors lie inside the pickle; their values were not looked at",
          "Python's own pickle keeps the bytes of tensors within the object graph, where they have no checksum.",
          "Save with torch.save.", LOOK),
+    Code("CKPT314", "tensor-impossible", ERROR, DAMAGED, "{tensor} can't be rebuilt: {why}",
+         "torch rebuilds each tensor by a call with a storage, an offset, a shape, strides and more. These arguments are "
+         "none it accepts, so loading fails there.", OLDER, SIBLINGS),
     # 4 layout
     Code("CKPT401", "ema-misfit", ERROR, INCOMPLETE, "average and live weights differ in {count} tensors: {tensors}",
          "The two sets of weights must have the same names and shapes; the trainer loads one over the other.",

@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ckpt_tools.pickles import Call, is_mapping, pairs_of
 from ckpt_tools.pickles.nodes import Node
@@ -280,8 +281,14 @@ def _module_part(role: str, path: str, node: Node, tensors: Mapping[int, TensorR
     return Part(role, path, "module", node, named, frozenset(parameters), frozenset(buffers), layers)
 
 
-def flatten(node: Node, tensors: Mapping[int, TensorRef]) -> Iterator[tuple[str, TensorRef]]:
-    """Every tensor below a node of mappings, lists and objects, by its dotted path; each node is entered once."""
+Found = TypeVar("Found")
+
+
+def flatten(node: Node, tensors: Mapping[int, Found]) -> Iterator[tuple[str, Found]]:
+    """Every tensor below a node of mappings, lists and objects, by its dotted path; each node is entered once.
+
+    ``tensors`` says by the ``id`` of a node what is found there.
+    """
     stack: list[tuple[str, Node]] = [("", node)]
     seen: set[int] = set()
     while stack:

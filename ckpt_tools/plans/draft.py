@@ -149,11 +149,11 @@ class Draft:
         container, pickle = self.checkpoint.container, self.checkpoint.pickle
         main = container.members.get("data.pkl") if container is not None and container.kind == "zip" else None
         if not self.edited and main is not None and container is not None and pickle is not None:
-            for storage, _ in self.checkpoint.storages.values():
-                storages.own(storage)
-            storages.orphans()
-            source = member_source(container.source, main)
-            return source.read(0, pickle.end)
+            owned = [(storage, storages.own(storage)) for storage, _ in self.checkpoint.storages.values()]
+            if all(held is None or held.source.size == storage.nbytes for storage, held in owned):
+                storages.orphans()
+                source = member_source(container.source, main)
+                return source.read(0, pickle.end)
         try:
             written = emit(self.root, storages.resolve, self.swaps)
         except EmitError as error:
@@ -204,11 +204,15 @@ class _Storages:
         if storage is None:
             return parts
         if holding is self.draft.holding and self.zipped:
-            self.own(storage)
-            return parts
+            held = self.own(storage)
+            if held is None or held.source.size == storage.nbytes:
+                return parts
+            return ("storage", kind, key, location, held.source.size // storage.dtype.size)
         held = holding.storage(storage, self.draft.keep_corrupt)
         new = self.number(held, (id(holding), storage.key, window))
-        return ("storage", kind, new, location, window[2] if isinstance(window, tuple) else numel)
+        if held is not None:
+            numel = held.source.size // storage.dtype.size
+        return ("storage", kind, new, location, numel)
 
     def number(self, held: Bytes | None, identity: tuple[int, str, object]) -> str:
         if identity not in self.named:
@@ -218,11 +222,13 @@ class _Storages:
                 self.found[self.named[identity]] = held
         return self.named[identity]
 
-    def own(self, storage: StorageRef) -> None:
+    def own(self, storage: StorageRef) -> Bytes | None:
+        """The bytes of one of the file's own storages, noted under its key."""
         if storage.key not in self.found:
             held = self.draft.holding.storage(storage, self.draft.keep_corrupt)
             if held is not None:
                 self.found[storage.key] = held
+        return self.found.get(storage.key)
 
     def orphans(self) -> None:
         """Storages nobody referred to stay: what they are for is not ours to know."""

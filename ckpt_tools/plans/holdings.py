@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from ckpt_tools.checkpoint import Checkpoint
 from ckpt_tools.checks.content import Content
 from ckpt_tools.container import Member, MemberError, member_source
-from ckpt_tools.findings import Verdict
+from ckpt_tools.findings import CkptError, Verdict
 from ckpt_tools.layouts import Part
 from ckpt_tools.source import BUFFER_SIZE, JoinedSource, Source, Stretch, WindowSource, ZeroSource, blocks, zero_tail
 from ckpt_tools.tensors import StorageRef, TensorRef
 
 __all__ = ["Bytes", "Holding", "checksum"]
 
+MOST_MADE_UP = 64 << 30  # bytes of zeros in place of what is lost
 # Bytes; where torch puts a member's data, and how long what follows it may be: caffe2/serialize/inline_container.cc
 LOCAL_HEADER, ALIGNMENT, DESCRIPTOR = 30, 64, 24
 
@@ -81,7 +82,7 @@ class Holding:
         if member is None or (found is not member and not self.confirmed(f"data/{storage.key}", member)):
             return [tensor for tensor in tensors if tensor.numel]
         left = self._sound(member, storage.nbytes)
-        return [tensor for tensor in tensors if sum(tensor.span) * tensor.dtype.size > left]
+        return [tensor for tensor in tensors if _end(tensor) > left]
 
     def _member(self, key: str) -> Member | None:
         container = self.checkpoint.container
@@ -133,39 +134,65 @@ class Holding:
         return not self.hit
 
     def storage(self, storage: StorageRef, keep_corrupt: bool = False) -> Bytes | None:
-        """The bytes of a storage (zeros for what is missing of it); ``None`` where a tensor in it is hit."""
+        """The bytes of a storage; ``None`` where a tensor in it is hit.
+
+        What is missing is made up by zeros as far as a tensor lies in it. What is claimed beyond that and is not
+        there, no tensor sees: then there are fewer bytes than the storage claims.
+        """
         held = self.checkpoint.storages.get(storage.key)
         member = self._member(storage.key)
         tensors = held[1] if held else []
         hit = any(id(tensor.call) in self.hit for tensor in tensors)
-        if (hit and not keep_corrupt) or (member is None and storage.numel and not keep_corrupt):
+        seen = self._seen(storage, tensors)
+        if (hit and not keep_corrupt) or (member is None and seen and not keep_corrupt):
             return None
         if member is None:
-            return _joined(storage.nbytes, None)
+            return _joined(seen, None)
         name = f"data/{storage.key}"
         try:
             source = self.unpacked.get(name) or member_source(self.checkpoint.source, member)
         except MemberError:
-            return _joined(storage.nbytes, None) if keep_corrupt else None
+            return _joined(seen, None) if keep_corrupt else None
         if member.method:
             self.unpacked[name] = source
         if storage.window is not None:
             _, first, count = storage.window
             size = storage.dtype.size
             source = WindowSource(source, first * size, count * size, name)
+            if source.size < seen:
+                return _joined(seen, source)
             return Bytes(source, checksum(source), self.content.peaks.get(storage.key))
         if not member.whole or member.size < storage.nbytes:
             left = min(self._sound(member, storage.nbytes), storage.nbytes)
-            return _joined(storage.nbytes, WindowSource(source, 0, left, name))
+            left -= left % storage.dtype.size
+            return _joined(max(seen, left), WindowSource(source, 0, left, name))
+        if member.size % storage.dtype.size:  # no number of elements takes so many bytes
+            source = WindowSource(source, 0, member.size - member.size % storage.dtype.size, name)
+            return Bytes(source, checksum(source))
         if self.moved.get(storage.key) is not None:
             return Bytes(source, member.crc or 0)
         crc = self.content.checksums.get(name)
         return Bytes(source, checksum(source) if crc is None else crc, self.content.peaks.get(storage.key))
 
+    def _seen(self, storage: StorageRef, tensors: Iterable[TensorRef]) -> int:
+        """How many of a storage's bytes lie before the end of the last tensor in it, in whole elements."""
+        window = storage.window
+        inside = (sum(t.span) * t.dtype.size for t in tensors if t.storage is not None and t.storage.window == window)
+        return -(-max(inside, default=0) // storage.dtype.size) * storage.dtype.size
+
+
+def _end(tensor: TensorRef) -> int:
+    """The first byte behind a tensor, in the member its storage lies in."""
+    window = tensor.storage.window if tensor.storage is not None else None
+    shift = window[1] if window is not None and tensor.numel else 0
+    return (shift + sum(tensor.span)) * tensor.dtype.size
+
 
 def _joined(size: int, there: Source | None) -> Bytes:
     """What is there of a storage, and zeros behind it; its largest magnitude is left to be found."""
     first = there.size if there is not None else 0
+    if size - first > MOST_MADE_UP:
+        raise CkptError(f"{size - first} bytes of one tensor are missing, too many to make up by zeros")
     parts = [Stretch(there)] if there is not None else []
     source = JoinedSource([*parts, Stretch(ZeroSource(size - first))], "salvaged")
     return Bytes(source, checksum(source))

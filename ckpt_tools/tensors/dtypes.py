@@ -28,6 +28,10 @@ class Dtype:
     def floating(self) -> bool:
         return self.name.startswith(("float", "bfloat", "complex"))
 
+    @property
+    def quantized(self) -> bool:
+        return self.name.startswith(("qint", "quint"))
+
     def __str__(self) -> str:
         return self.name
 
