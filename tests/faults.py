@@ -84,7 +84,9 @@ def _raise(number: int) -> Callable[[Disk, Call], None]:
 def broken(number: int, *kinds: str, sticky: bool = False) -> Fault:
     """The call fails with an error of the system."""
     fitting = kinds or tuple(kind for kind, numbers in ERRORS.items() if number in numbers)
-    return Fault(f"{errno.errorcode[number]}{' from then on' if sticky else ''}", fitting, _raise(number), sticky=sticky)
+    return Fault(
+        f"{errno.errorcode[number]}{' from then on' if sticky else ''}", fitting, _raise(number), sticky=sticky
+    )
 
 
 def short() -> Fault:

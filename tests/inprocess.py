@@ -36,7 +36,9 @@ def _command() -> Any:
 
 def invoke(arguments: Sequence[str]) -> Said:
     """Run ``ckpt`` with these arguments. ``CKPT_DEBUG`` must be set, so that bugs show their traceback."""
-    streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", "replace", write_through=True) for name in ("stdout", "stderr")}
+    streams = {
+        name: io.TextIOWrapper(io.BytesIO(), "utf-8", "replace", write_through=True) for name in ("stdout", "stderr")
+    }
     before = {name: getattr(sys, name) for name in ("stdin", *streams)}
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), streams["stdout"], streams["stderr"]
     trace, code = "", 0

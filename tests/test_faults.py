@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import os
+import random
 import re
 import shutil
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from building import detector, saved, saved_legacy, stripped_checkpoint, ultralytics_checkpoint
-from faults import CHANGE, LOOK, OPEN, READ, WRITE, Disk, Fault, broken, changed, short
-from inprocess import invoke
+from building import detector, saved, saved_legacy, ultralytics_checkpoint
+from faults import CHANGE, ERRORS, READ, Disk, Fault, broken, changed, short
+from inprocess import Said, invoke
 
 from ckpt_tools.findings import CkptError
 from ckpt_tools.verbs import verify as verifying
@@ -116,6 +118,7 @@ class Outcome:
     err: str
     files: dict[str, bytes]
     calls: list[Any]
+    command: str = ""
     changed: dict[str, bytes] | None = None  # the files as the fault left them, where it changed any
     trace: str = ""
     verdicts: dict[str, str] = field(default_factory=dict)
@@ -152,7 +155,6 @@ def watch_once(root: Path) -> int:
 
 def carried_out(root: Path, case: Case, fault: Fault | None = None, number: int = -1) -> Outcome:
     """Run a command on fresh files, with a fault at one of its calls."""
-    verifying.PAUSE = 0  # type: ignore[assignment]  # between readings of a file that changes
     lay_out(root, case.files)
     verifying._glance.cache_clear()
     trace, seen = "", []
@@ -168,7 +170,7 @@ def carried_out(root: Path, case: Case, fault: Fault | None = None, number: int 
         else:
             said = invoke(case.arguments(root))
             code, out, err, trace = said.code, said.out, said.err, said.trace
-    return Outcome(code, out, err, found_in(root), disk.calls, seen[-1] if seen else None, trace)
+    return Outcome(code, out, err, found_in(root), disk.calls, case.command, seen[-1] if seen else None, trace)
 
 
 def verdict_of(path: Path) -> str:
@@ -206,7 +208,11 @@ def complaints(name: str, root: Path, fault: Fault, number: int) -> list[str]:
     if found.trace or found.code not in (0, 1, 2, 3):
         wrong.append(f"exit {found.code}: {found.trace or found.err}")
     wrong += [f"{path} {what}" for path, data in before.items() if (what := _hurt(path, data, root, whole, found))]
-    wrong += [f"{path} {what}" for path in found.files if path not in before and (what := _unfinished(path, root, whole, found, before))]
+    wrong += [
+        f"{path} {what}"
+        for path in found.files
+        if path not in before and (what := _unfinished(path, root, whole, found, before))
+    ]
     struck = found.calls[number] if number < len(found.calls) else None
     helpless = fault.sticky or found.changed is not None or (struck is not None and struck.name in ("unlink", "remove"))
     left = [path for path in found.files if TEMPORARY.fullmatch(path.rsplit("/", 1)[-1])]
@@ -235,6 +241,10 @@ def _hurt(path: str, data: bytes, root: Path, whole: Outcome, found: Outcome) ->
         return "" if allowed else "is gone"
     if path not in CASES_FILES or planned == data:
         return "is another"
+    if found.code != whole.code and "prune" not in found.command:
+        return "is another, though the command failed"
+    if not CHECKPOINT.fullmatch(path):
+        return "" if isinstance(json.loads(now), dict) else "is not whole"
     verdict = verdict_of(root / path)
     return "" if verdict == whole.verdicts.get(path) else f"is not whole: {verdict}, not {whole.verdicts.get(path)}"
 
@@ -316,3 +326,291 @@ def _says_why(found: Outcome, root: Path) -> bool:
     """Whether an error names what could not be read or written, and what to do."""
     said = found.err + found.out
     return str(root) in said and ";" in said
+
+
+# --- every call, every fault ----------------------------------------------------------------------
+
+NUMBERS = sorted({number for numbers in ERRORS.values() for number in numbers})
+FAULTS = [
+    *(broken(number) for number in NUMBERS),
+    *(broken(number, sticky=True) for number in (errno.EIO, errno.EACCES, errno.ENOSPC)),
+    short(),
+    *CHANGES,
+]
+SAMPLE = 6  # faults of each case in the short form
+
+
+@pytest.fixture(autouse=True)
+def debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bugs show their traceback, and nobody waits between readings of a file that changes."""
+    monkeypatch.setenv("CKPT_DEBUG", "1")
+    monkeypatch.setattr(verifying, "PAUSE", 0)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path.resolve() / "work"
+
+
+def struck_places(name: str, root: Path) -> list[tuple[int, Fault]]:
+    """Each line of the package that touches a file, at the first and the last time it does, with each fault."""
+    found: dict[Any, list[int]] = {}
+    calls = undisturbed(name, root).calls
+    for number, call in enumerate(calls):
+        found.setdefault((call.name, call.place), []).append(number)
+    numbers = sorted({number for listed in found.values() for number in (listed[0], listed[-1])})
+    return [(number, fault) for number in numbers for fault in FAULTS if fault.fits(calls[number])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sampled_faults_leave_files_whole_and_are_told(name: str, root: Path) -> None:
+    places = struck_places(name, root)
+    assert len(places) > 100
+    for number, fault in random.Random(name).sample(places, SAMPLE):
+        assert not complaints(name, root, fault, number)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
+def test_every_fault_at_every_line_leaves_files_whole_and_is_told(name: str, root: Path) -> None:
+    wrong = [line for number, fault in struck_places(name, root) for line in complaints(name, root, fault, number)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CASES)
+def test_disk_that_fails_at_any_call_at_all(name: str, root: Path) -> None:
+    calls = undisturbed(name, root).calls
+    wrong = [line for number in range(len(calls)) for line in complaints(name, root, broken(errno.EIO), number)]
+    assert not wrong, "\n".join(wrong)
+
+
+# --- what is said, and what is never done ---------------------------------------------------------
+
+
+def first_call(name: str, root: Path, kind: str, path: str = LAST) -> int:
+    calls = undisturbed(name, root).calls
+    return next(number for number, call in enumerate(calls) if call.kind == kind and call.path == path)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE], ids=["EIO", "ESTALE"])
+@pytest.mark.parametrize("name", ["verify", "inspect all", "convert --device", "diff with a checkpoint"])
+def test_disk_that_fails_while_reading_is_no_damage(name: str, number: int, root: Path) -> None:
+    found = carried_out(root, CASES[name], broken(number), first_call(name, root, READ))
+    assert found.code == 2
+    assert "can't be read" in found.err
+    assert {errno.EIO: "check the disk", errno.ESTALE: "mount"}[number] in found.err
+    assert "damaged" not in found.out + found.err
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("prune", "watch"))])
+def test_reads_and_writes_that_move_half_of_the_bytes_change_nothing(name: str, root: Path) -> None:
+    whole = undisturbed(name, root)
+    found = carried_out(root, CASES[name], replace(short(), sticky=True), 0)
+    assert (found.code, found.trace) == (whole.code, "")
+    made = {path: verdict_of(root / path) for path in found.files if CHECKPOINT.fullmatch(path)}
+    assert made == whole.verdicts
+
+
+@pytest.mark.parametrize(
+    "data", [at(3), GOOD[LAST][:3000], b"PK\3\4" * 3000, LEGACY[LAST]], ids=["whole", "cut", "noise", "stream"]
+)
+def test_file_that_is_cut_while_it_is_read_ends_the_reading(data: bytes, root: Path) -> None:
+    case = Case(f"verify @{LAST}", {LAST: data})
+    calls = carried_out(root, case).calls
+    for number in range(len(calls)):
+        found = carried_out(root, case, changed("cut", cut), number)
+        assert (found.trace, found.code in (0, 1, 2)) == ("", True)
+
+
+def test_name_that_can_not_be_looked_at_is_not_written_over(root: Path) -> None:
+    name = "convert to a name that is taken"
+    case = CASES[name]
+    calls = undisturbed(name, root).calls
+    looks = [n for n, call in enumerate(calls) if call.name == "stat" and call.path.endswith(".converted.pt")]
+    assert looks
+    for number in looks:
+        found = carried_out(root, case, broken(errno.EIO), number)
+        assert (found.code, found.files) == (2, dict(case.files))
+
+
+def test_earlier_results_come_back_where_a_later_step_fails(root: Path) -> None:
+    name = "convert over an earlier result"
+    calls = undisturbed(name, root).calls
+    assert undisturbed(name, root).files != EARLIER
+    renames = [number for number, call in enumerate(calls) if call.name == "replace"]
+    assert len(renames) == 2
+    for number in renames:
+        found = carried_out(root, CASES[name], broken(errno.EACCES), number)
+        assert (found.code, found.files) == (2, EARLIER)
+
+
+def test_earlier_backup_is_never_written_over(root: Path) -> None:
+    name = "convert in place again"
+    for number, call in enumerate(undisturbed(name, root).calls):
+        if ".bak" in call.path:
+            found = carried_out(root, CASES[name], broken(errno.EIO), number)
+            assert found.files["run/weights/last.pt.bak"] == LINKED["run/weights/last.pt.bak"]
+
+
+def test_file_saved_at_the_last_moment_is_not_replaced(root: Path) -> None:
+    name = "convert in place"
+    calls = undisturbed(name, root).calls
+    (link,) = (number for number, call in enumerate(calls) if call.name == "link")
+    found = carried_out(root, CASES[name], changed("replaced", replaced), link)
+    assert found.code == 2
+    assert "written to meanwhile" in found.err
+    assert found.files == {**GOOD, LAST: OTHERS[GOOD[LAST]]}
+
+
+def test_what_a_failing_disk_left_goes_with_the_next_run(root: Path) -> None:
+    name = "convert --device"
+    calls = undisturbed(name, root).calls
+    (sync,) = (number for number, call in enumerate(calls) if call.name == "fsync" and call.path[-7:] != "weights")
+    carried_out(root, CASES[name], broken(errno.EIO, CHANGE, sticky=True), sync)
+    (left,) = (path for path in found_in(root) if TEMPORARY.fullmatch(path.rsplit("/", 1)[-1]))
+    os.utime(root / left, (time.time() - HOUR,) * 2)
+    assert invoke(CASES[name].arguments(root)).code == 0
+    assert left not in found_in(root)
+
+
+@pytest.mark.parametrize("command", ["latest @run", "prune @run --keep-last 1 --yes"])
+def test_folder_that_can_not_be_searched_is_named(command: str, root: Path) -> None:
+    case = Case(command)
+    calls = carried_out(root, case).calls
+    numbers = [n for n, call in enumerate(calls) if call.name == "scandir" and call.path == "run/weights"]
+    assert len(numbers) >= 2
+    for number in numbers[:2]:
+        found = carried_out(root, case, broken(errno.EACCES), number)
+        assert str(root / "run" / "weights") in found.err
+        assert "Permission denied" in found.err
+        assert found.files == GOOD
+
+
+# --- as an ordinary user --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Rights count here: an administrator becomes somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of everybody, where the folders of tests are their user's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="ckpt-rights-")).resolve()
+    folder.chmod(0o755)
+    yield folder / "work"
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def owned(root: Path, mine: bool) -> None:
+    """Everything belongs to the ordinary user, or to the administrator."""
+    for path in (root, *root.rglob("*")):
+        if os.geteuid() == 0 and mine:
+            os.chown(path, NOBODY, NOBODY)
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+# What is set on a path before a command is run by its owner.
+RIGHTS = {
+    "unreadable file": (LAST, 0o000),
+    "read-only file": (LAST, 0o444),
+    "unreadable donor": (EPOCH2, 0o000),
+    "read-only folder": ("run/weights", 0o555),
+    "unlistable folder": ("run/weights", 0o300),
+    "closed folder": ("run/weights", 0o000),
+    "closed run": ("run", 0o000),
+    "unreadable args": ("run/args.yaml", 0o000),
+    "unreadable data": ("data.yaml", 0o000),
+    "unreadable results": ("run/results.csv", 0o000),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights are POSIX's")
+@pytest.mark.parametrize("what", RIGHTS)
+def test_rights_that_are_missing_are_told_and_nothing_is_lost(what: str, shared: Path) -> None:
+    path, mode = RIGHTS[what]
+    for name, case in CASES.items():
+        whole = undisturbed(name, shared)  # also imports what the ordinary user may have no right to read
+        lay_out(shared, case.files)
+        owned(shared, mine=True)
+        before = found_in(shared)
+        if not (shared / path).exists():
+            continue
+        (shared / path).chmod(mode)
+        verifying._glance.cache_clear()
+        with ordinary_user():
+            said = watched(shared) if name == "watch" else invoke(case.arguments(shared))
+        (shared / path).chmod(0o755)
+        after = found_in(shared)
+        assert not said.trace, f"{name}: {said.trace}"
+        assert said.code in (0, 1, 2, 3), name
+        if said.code != whole.code:
+            found = Outcome(said.code, said.out, said.err, after, [])
+            assert _says_why(found, shared), f"{name}: {said.err}"
+            if not name.startswith("prune"):
+                assert {held: data for held, data in after.items() if held in before} == before, name
+        assert not [left for left in after if TEMPORARY.fullmatch(left.rsplit("/", 1)[-1])], name
+
+
+def watched(root: Path) -> Said:
+    watch_once(root)
+    return Said(0, "", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="files of two users")
+@pytest.mark.parametrize("name", ["convert in place", "repair in place", "prune", "prune --strip-old"])
+def test_files_of_others_in_a_shared_folder_stay(name: str, shared: Path) -> None:
+    undisturbed(name, shared)
+    lay_out(shared, CASES[name].files)
+    owned(shared, mine=False)
+    for folder in (shared, shared / "run", shared / "run/weights"):
+        folder.chmod(0o1777)
+    with ordinary_user():
+        said = invoke(CASES[name].arguments(shared))
+    assert said.code in (1, 2)
+    assert "not permitted" in said.out + said.err
+    assert found_in(shared) == dict(CASES[name].files)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights are POSIX's")
+@pytest.mark.parametrize(
+    "command", [f"verify --here @{LAST}", f"diff @{LAST} @run/args.yaml --here", f"diff @{LAST} lr0=0.1"]
+)
+def test_paths_in_a_file_may_lead_where_nobody_may_look(command: str, shared: Path) -> None:
+    closed = shared / "closed"
+    saved_args = {
+        "task": "detect",
+        "epochs": 5,
+        "data": str(closed / "data.yaml"),
+        "save_dir": str(closed / "run"),
+        "model": str(closed / "m.yaml"),
+    }
+    files = {
+        LAST: at(3, train_args=saved_args),
+        "run/args.yaml": f"data: {closed}/other.yaml\nmodel: {closed}/x.yaml\n".encode(),
+    }
+    case = Case(command, {**files, "closed/data.yaml": DATA})
+    carried_out(shared, case)
+    owned(shared, mine=True)
+    closed.chmod(0)
+    with ordinary_user():
+        said = invoke(case.arguments(shared))
+    assert (said.trace, said.code in (0, 1)) == ("", True), said.err

@@ -70,6 +70,7 @@ class Checkpoint:
     tensors: dict[int, TensorRef] = field(default_factory=dict)
     misbuilt: dict[int, Misbuilt] = field(default_factory=dict)  # calls that should rebuild a tensor and can't
     recognised: Recognised | None = None
+    unpacked: int = 0  # bytes of packed members that were looked into
 
     @property
     def path(self) -> Path:
@@ -318,6 +319,15 @@ def _member_data(container: Container, member: Member, sink: Sink) -> bytes:
         return b""
 
 
+def _unpacked(checkpoint: Checkpoint, container: Container, member: Member, name: str, sink: Sink) -> Source:
+    """The bytes of a packed member; nothing where it goes beyond what is unpacked of a file for its pickles."""
+    checkpoint.unpacked += member.size
+    if member.size > MOST_UNPACKED or checkpoint.unpacked > MOST_BYTES:
+        sink(finding("beyond-limits", name, where=name, why="more is packed than is looked into", position=0))
+        return BytesSource(b"", name)
+    return BytesSource(_member_data(container, member, _ignore), name)
+
+
 def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> None:
     """Read every pickle beside ``data.pkl``, whatever its member is called, and those of nested checkpoints."""
     container = checkpoint.container
@@ -332,11 +342,17 @@ def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> N
             window = WindowSource(container.source, member.offset, member.size, name)
             _nested_source(checkpoint, window, 1)
         elif _may_hold_pickle(container, member):
-            large = member.size > MOST_UNPACKED
-            _nested_source(checkpoint, BytesSource(_member_data(container, member, sink if large else _ignore), name), 1)
+            _nested_source(checkpoint, _unpacked(checkpoint, container, member, name, sink), 1)
+    left = MOST_BYTES
     for name, member in container.alternatives:
         first = container.members.get(name)
-        if first is not None and name.lower().endswith(PICKLE_SUFFIXES) and _differ(container, first, member):
+        if first is None or not name.lower().endswith(PICKLE_SUFFIXES):
+            continue
+        left -= first.size + member.size
+        if left < 0:  # thousands of them may stand for the same few bytes
+            sink(finding("beyond-limits", name, where=name, why="too much under names that stand twice", position=0))
+            break
+        if _differ(container, first, member):
             sink(finding("two-readings", name))
 
 
@@ -358,8 +374,6 @@ def _differ(container: Container, first: Member, second: Member) -> bool:
 
 def _digest(container: Container, member: Member) -> bytes:
     """A hash of a member's bytes; nothing where they can't be had."""
-    if member.size > MOST_BYTES:
-        return b""
     found = hashlib.blake2b()
     try:
         for piece in member_pieces(container.source, member, memoryview(bytearray(BUFFER_SIZE))):
@@ -392,7 +406,7 @@ def _nested_archive(checkpoint: Checkpoint, source: Source, prefix: str, depth: 
         if member.method == STORED:
             inner: Source = WindowSource(source, member.offset, member.size, prefix + name)
         else:
-            inner = BytesSource(_member_data(container, member, _ignore), prefix + name)
+            inner = _unpacked(checkpoint, container, member, prefix + name, _ignore)
         _nested_source(checkpoint, inner, depth + 1)
 
 

@@ -62,6 +62,8 @@ class Planned:
         output, original = self.check_places(force=force), Path(os.path.realpath(self.plan.file))
         assert self.archive is not None
         backup = backup_name(original) if output == original else None
+        for path in (output, *self.sidecars):
+            sweep_beside(path)
         with ExitStack() as aside, ExitStack() as undo:
             for path, data in self.sidecars.items():
                 undo.callback(_put_back, path, aside.enter_context(_second_name(path)))
@@ -187,7 +189,6 @@ def apply_archive(
     refuses; nothing is changed then.
     """
     try:
-        sweep_beside(output)
         with beside(output, PRIVATE) as temporary:
             with open(temporary, "r+b", buffering=0) as file:
                 _copy(archive, file.fileno(), progress)

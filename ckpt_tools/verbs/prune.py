@@ -89,6 +89,7 @@ class RunPlan:
 
     folder: Path
     files: list[Entry] = field(default_factory=list)
+    unread: str = ""  # why its results.csv says nothing
 
     def of(self, action: str) -> list[Entry]:
         return [entry for entry in self.files if entry.action == action]
@@ -150,7 +151,10 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
         _cap(plans, rules.max_size)
     kept = [why for plan in plans for entry in plan.files for why in entry.reasons if why.startswith("--keep-best")]
     if kept and rules.best is not None and all(why.endswith(UNKNOWN) for why in kept):
-        raise CkptError(f"--keep-best {rules.best[0]}: no file has such a metric; `ckpt inspect` shows those there are")
+        unread = "".join(f"; {plan.unread}" for plan in plans if plan.unread)
+        raise CkptError(
+            f"--keep-best {rules.best[0]}: no file has such a metric; `ckpt inspect` shows those there are{unread}"
+        )
     _count_links(plans)
     if rules.dedupe:
         _plan_sharing(plans, rules.hardlink)
@@ -169,8 +173,12 @@ def _guards(run: RunPlan) -> list[Entry]:
 
 def _plan_run(run: Run, rules: Rules) -> RunPlan:
     """The plan of one run, once all that is to stay in it has been read in full."""
-    plan, candidates = RunPlan(run.folder), []
-    pointed_at, results = _pointed_at(run), results_of(run.folder / "results.csv")
+    plan, candidates, results = RunPlan(run.folder), [], {}
+    pointed_at = _pointed_at(run)
+    try:
+        results = results_of(run.folder / "results.csv")
+    except CkptError as error:  # files may have the metric themselves
+        plan.unread = str(error)
     for path, status in run.files:
         found = _candidate(path, status, results)
         if isinstance(found, Entry):
