@@ -203,7 +203,7 @@ def complaints(name: str, root: Path, fault: Fault, number: int) -> list[str]:
     """What is wrong with how a command took a fault."""
     case, whole = CASES[name], undisturbed(name, root)
     found = carried_out(root, case, fault, number)
-    before = found.changed if found.changed is not None else case.files
+    before = {path: data for path, data in (found.changed or case.files).items() if not _is_temporary(path)}
     wrong = []
     if found.trace or found.code not in (0, 1, 2, 3):
         wrong.append(f"exit {found.code}: {found.trace or found.err}")
@@ -215,7 +215,7 @@ def complaints(name: str, root: Path, fault: Fault, number: int) -> list[str]:
     ]
     struck = found.calls[number] if number < len(found.calls) else None
     helpless = fault.sticky or found.changed is not None or (struck is not None and struck.name in ("unlink", "remove"))
-    left = [path for path in found.files if TEMPORARY.fullmatch(path.rsplit("/", 1)[-1])]
+    left = [path for path in found.files if _is_temporary(path)]
     if left and not helpless:
         wrong.append(f"{left} were left")
     if found.changed is None:
@@ -228,6 +228,10 @@ def complaints(name: str, root: Path, fault: Fault, number: int) -> list[str]:
         wrong.append(f"exit 2: {found.out[-300:]!r} {found.err!r}")
     place = f"{struck.name} {struck.path} from {struck.line}" if struck is not None else "no call"
     return [f"{name}: {fault.name} at {number}, {place}: {line}" for line in wrong]
+
+
+def _is_temporary(path: str) -> bool:
+    return TEMPORARY.fullmatch(path.rsplit("/", 1)[-1]) is not None
 
 
 def _hurt(path: str, data: bytes, root: Path, whole: Outcome, found: Outcome) -> str:
@@ -251,8 +255,8 @@ def _hurt(path: str, data: bytes, root: Path, whole: Outcome, found: Outcome) ->
 
 def _unfinished(path: str, root: Path, whole: Outcome, found: Outcome, before: Mapping[str, bytes]) -> str:
     """What is wrong with a file a command made."""
-    last, data = path.rsplit("/", 1)[-1], found.files[path]
-    if TEMPORARY.fullmatch(last):
+    data = found.files[path]
+    if _is_temporary(path):
         return ""
     if BACKUP.fullmatch(path):
         return "" if data in before.values() else "is no copy of anything"
@@ -325,7 +329,7 @@ CASES_FILES = {path for case in CASES.values() for path in case.files}
 def _says_why(found: Outcome, root: Path) -> bool:
     """Whether an error names what could not be read or written, and what to do."""
     said = found.err + found.out
-    return str(root) in said and ";" in said
+    return (str(root) in said or any(Path(path).name in said for path in found.files)) and ";" in said
 
 
 # --- every call, every fault ----------------------------------------------------------------------
@@ -468,7 +472,7 @@ def test_what_a_failing_disk_left_goes_with_the_next_run(root: Path) -> None:
     calls = undisturbed(name, root).calls
     (sync,) = (number for number, call in enumerate(calls) if call.name == "fsync" and call.path[-7:] != "weights")
     carried_out(root, CASES[name], broken(errno.EIO, CHANGE, sticky=True), sync)
-    (left,) = (path for path in found_in(root) if TEMPORARY.fullmatch(path.rsplit("/", 1)[-1]))
+    (left,) = (path for path in found_in(root) if _is_temporary(path))
     os.utime(root / left, (time.time() - HOUR,) * 2)
     assert invoke(CASES[name].arguments(root)).code == 0
     assert left not in found_in(root)
@@ -567,7 +571,7 @@ def test_rights_that_are_missing_are_told_and_nothing_is_lost(what: str, shared:
             assert _says_why(found, shared), f"{name}: {said.err}"
             if not name.startswith("prune"):
                 assert {held: data for held, data in after.items() if held in before} == before, name
-        assert not [left for left in after if TEMPORARY.fullmatch(left.rsplit("/", 1)[-1])], name
+        assert not [left for left in after if _is_temporary(left)], name
 
 
 def watched(root: Path) -> Said:

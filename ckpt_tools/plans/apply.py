@@ -201,7 +201,8 @@ def apply_archive(
                     undo.callback(backup.unlink)
                 if archive.changed():  # asked last: what was saved meanwhile must not be replaced
                     raise CkptError(
-                        f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again"
+                        f"{like.name}, or another file {output.name} is made of, was written to meanwhile; "
+                        "nothing was changed, try again"
                     )
                 close()
                 publish(temporary, output)
