@@ -32,6 +32,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,13 +73,26 @@ Maker = Callable[[Random], bytes]
 
 # --- whole files ----------------------------------------------------------------------------------
 
-SMALL = ("plain-loop.pt", "bare-state-dict.pt", "whole-module.pt", "crc-less.pt", "legacy-format.pt", "torchscript.pt",
-         "dataparallel-prefix.pt", "yolov5-7.0-finished.pt", "ultralytics-8.4-finished.pt")  # fmt: skip
+SMALL = (
+    "plain-loop.pt",
+    "bare-state-dict.pt",
+    "whole-module.pt",
+    "crc-less.pt",
+    "legacy-format.pt",
+    "torchscript.pt",
+    "dataparallel-prefix.pt",
+    "yolov5-7.0-finished.pt",
+    "ultralytics-8.4-finished.pt",
+)
 LARGE = ("ultralytics-8.4-interrupted-adamw.pt", "yolov5-7.0-interrupted.pt", "ultralytics-8.4-classify-interrupted.pt")
 
 
 def safetensors(header: bytes, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header)) + header + data
+
+
+def fixture(name: str) -> bytes:
+    return (FIXTURES / name).read_bytes()
 
 
 def made(rng: Random) -> bytes:
@@ -94,10 +108,10 @@ def made(rng: Random) -> bytes:
         lambda: saved_legacy(plain_checkpoint()),
         lambda: saved_legacy(ultralytics_checkpoint()),
         lambda: safetensors(TENSORS_HEADER, bytes(16)),
-        lambda: (FIXTURES / rng.choice(SMALL)).read_bytes(),
-        lambda: (FIXTURES / rng.choice(SMALL)).read_bytes(),
-        lambda: (FIXTURES / rng.choice(LARGE)).read_bytes(),
-    ]  # fmt: skip
+        partial(fixture, rng.choice(SMALL)),
+        partial(fixture, rng.choice(SMALL)),
+        partial(fixture, rng.choice(LARGE)),
+    ]
     return rng.choice(kinds)()
 
 
@@ -146,10 +160,27 @@ def tail_edited(data: bytes, rng: Random) -> bytes:
 
 
 NUMBERS = (0, 1, -1, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63), 2**63, 2**64, 10**30, 65536, 7)
-NAMES = ("builtins\neval", "os\nsystem", "collections\nOrderedDict", "torch\nFloatStorage", "torch._utils\n_rebuild_tensor_v2",
-         "numpy\nndarray", "numpy.core.multiarray\n_reconstruct", "__main__\nNet", "torch.storage\n_load_from_bytes",
-         "_codecs\nencode", "functools\npartial", "pathlib\nPosixPath", "argparse\nNamespace", "copyreg\n_reconstructor",
-         "torch\nSize", "torch\ndevice", "builtins\nset", "datetime\ndatetime", "torch.nn.modules.linear\nLinear")  # fmt: skip
+NAMES = (
+    "builtins\neval",
+    "os\nsystem",
+    "collections\nOrderedDict",
+    "torch\nFloatStorage",
+    "torch._utils\n_rebuild_tensor_v2",
+    "numpy\nndarray",
+    "numpy.core.multiarray\n_reconstruct",
+    "__main__\nNet",
+    "torch.storage\n_load_from_bytes",
+    "_codecs\nencode",
+    "functools\npartial",
+    "pathlib\nPosixPath",
+    "argparse\nNamespace",
+    "copyreg\n_reconstructor",
+    "torch\nSize",
+    "torch\ndevice",
+    "builtins\nset",
+    "datetime\ndatetime",
+    "torch.nn.modules.linear\nLinear",
+)
 
 
 def new_opcode(rng: Random) -> bytes:
@@ -203,8 +234,13 @@ def pickle_edited(data: bytes, rng: Random) -> bytes:
     return b"".join(pieces)
 
 
+LARGEST = 4 << 20  # bytes of an archive whose members are edited
+
+
 def members_of(data: bytes) -> list[tuple[str, bytes]]:
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        if sum(info.file_size for info in opened.infolist()) > LARGEST:
+            raise ValueError("a bomb is not unpacked here")
         return [(info.filename, opened.read(info)) for info in opened.infolist()]
 
 
@@ -262,7 +298,7 @@ def members_edited(data: bytes, rng: Random) -> bytes:
 
 def header_edited(data: bytes, rng: Random) -> bytes:
     """A safetensors file with a header of all sorts."""
-    shape = rng.choice(([], [2, 2], [-1], [2**63], [0], [1.5], "x", None, [[]], [2] * 5000))
+    shape: Any = rng.choice(([], [2, 2], [-1], [2**63], [0], [1.5], "x", None, [[]], [2] * 5000))
     offsets = rng.choice(([0, 16], [16, 0], [0, 2**70], [-4, 12], [0], None, ["0", "16"], [0.0, 16.0]))
     entry = {
         "dtype": rng.choice(("F32", "BF16", "F8_E4M3", "", None, 7, "X" * 5000)),
@@ -289,12 +325,36 @@ def random_pickle(_: bytes, rng: Random) -> bytes:
 
 
 FOREIGN = (
-    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", b"<!DOCTYPE html><html>", b"GGUF\3\0\0\0", b"\x89HDF\r\n\x1a\n",
-    b"\x08\x03\x12\x07pytorch", b"\0\0\0\0TFL3", b"\x93NUMPY\1\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", b"\x89PNG\r\n\x1a\n",
-    b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\7", b"%PDF-1.7", b"\x7fELF\2\1\1",
-    b"SQLite format 3\0", b"{\"a\": 1}", b"epochs: 3\n", b"Internal Server Error\n", b"", b"\0" * 5000, b"P", b"PK", b"PK\3\4", b"\x80", b"\x80\2",
-    b"PK\5\6" + bytes(18), b"\0" * 257 + b"ustar",
-)  # fmt: skip
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+    b"<!DOCTYPE html><html>",
+    b"GGUF\3\0\0\0",
+    b"\x89HDF\r\n\x1a\n",
+    b"\x08\x03\x12\x07pytorch",
+    b"\0\0\0\0TFL3",
+    b"\x93NUMPY\1\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n",
+    b"\x89PNG\r\n\x1a\n",
+    b"\x1f\x8b\x08",
+    b"BZh9",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\7",
+    b"%PDF-1.7",
+    b"\x7fELF\2\1\1",
+    b"SQLite format 3\0",
+    b'{"a": 1}',
+    b"epochs: 3\n",
+    b"Internal Server Error\n",
+    b"",
+    b"\0" * 5000,
+    b"P",
+    b"PK",
+    b"PK\3\4",
+    b"\x80",
+    b"\x80\2",
+    b"PK\5\6" + bytes(18),
+    b"\0" * 257 + b"ustar",
+)
 
 
 def foreign(data: bytes, rng: Random) -> bytes:
@@ -320,9 +380,22 @@ def packed(data: bytes, rng: Random) -> bytes:
 
 
 MUTATIONS: tuple[Callable[[bytes, Random], bytes], ...] = (
-    cut, flipped, noised, zeroed, appended, tail_edited, content_edited, content_edited, content_edited, members_edited,
-    members_edited, header_edited, random_pickle, foreign, packed,
-)  # fmt: skip
+    cut,
+    flipped,
+    noised,
+    zeroed,
+    appended,
+    tail_edited,
+    content_edited,
+    content_edited,
+    content_edited,
+    members_edited,
+    members_edited,
+    header_edited,
+    random_pickle,
+    foreign,
+    packed,
+)
 
 
 # What zipfile raises where an archive was mutated before.
@@ -351,25 +424,69 @@ def hostile_json(rng: Random) -> bytes:
         (
             b"[" * 20000 + b"]" * 20000,
             b'{"a":' * 5000 + b"1" + b"}" * 5000,
-            b"NaN", b"{}", b"[]", b"1e999", b'"\\ud800"', b"\xff\xfe", b"null", b"9" * 10000,
-            b'{"schema": "ckpt-tools/ledger/1", "steps": ' + rng.choice((b"1", b"{}", b'[null]', b'[{"name": []}]', b'"x"')) + b', "before": {"before": []}}',
+            b"NaN",
+            b"{}",
+            b"[]",
+            b"1e999",
+            b'"\\ud800"',
+            b"\xff\xfe",
+            b"null",
+            b"9" * 10000,
+            b'{"schema": "ckpt-tools/ledger/1", "steps": '
+            + rng.choice((b"1", b"{}", b"[null]", b'[{"name": []}]', b'"x"'))
+            + b', "before": {"before": []}}',
             b'{"schema": "ckpt-tools/ledger/1", "command": [], "sources": {}, "parts": 3, "scrubbed": "x"}',
         )
-    )  # fmt: skip
+    )
 
 
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 9)
 )
 TEXTS = (
-    BOMB, b"", b"\0" * 100, b"\xff\xfe\x00", b"- " * 30000, b"[" * 3000, b"{" * 3000, b"a: " * 2000, b"x: !!python/object/apply:os.system ['true']\n",
-    b"epochs: 1e999\n", b"epochs: " + b"9" * 6000, b"names: [" + b"a, " * 100000 + b"]\n", b"? [a]\n: b\n", b"a: &x {b: *x}\n", b"a: &x [*x]\n",
-    b"%YAML 9.9\n---\na: 1\n", b"a: !!timestamp x\n", b"a: !!bool x\n", b"a: !!int ''\n", b"a: 2026-99-99\n", b"\xef\xbb\xbfepochs: 3\n", b"--- a\n--- b\n",
-    b"train: 5\nval: {}\nnames: 7\nnc: x\n", b"nc: -5\nnames: {a: b}\ntrain: [1, null]\n", b"backbone: 3\nhead: []\n", b"backbone: [[-1, 1, Conv, [64, 3, 2]]]\nhead: [[x]]\nnc: {}\n",
-    b"path: /dev/zero\ntrain: \0\n", b"data: " + b"x" * 5000 + b"\n", b"data: [1]\nepochs: []\nlr0: {}\nbatch: nan\noptimizer: 3\nmodel: {}\nresume: 7\nsave_dir: {a: b}\n",
-    b"epoch\n" + b"1\n" * 50000, b"epoch,a\n1e999,2\n", b"epoch,a\nnan,2\n", b"epoch,a\n-5,2\n", b"epoch,a\n1,2,3,4\n", b"a,b\n1,2\n", b"epoch,,\n1,,\n", b"epoch,\"" + b"x" * 200000,
-    b"epoch, x\n1, 1e999\n2, nan\n3, \xff\n", b"epoch\r1\r2\r", b",".join([b"epoch"] * 30000) + b"\n1\n", b"epoch,a\n99999999999999999999,1\n", b"\n\n\nepoch,a\n1,1\n",
-)  # fmt: skip
+    BOMB,
+    b"",
+    b"\0" * 100,
+    b"\xff\xfe\x00",
+    b"- " * 30000,
+    b"[" * 3000,
+    b"{" * 3000,
+    b"a: " * 2000,
+    b"x: !!python/object/apply:os.system ['true']\n",
+    b"epochs: 1e999\n",
+    b"epochs: " + b"9" * 6000,
+    b"names: [" + b"a, " * 100000 + b"]\n",
+    b"? [a]\n: b\n",
+    b"a: &x {b: *x}\n",
+    b"a: &x [*x]\n",
+    b"%YAML 9.9\n---\na: 1\n",
+    b"a: !!timestamp x\n",
+    b"a: !!bool x\n",
+    b"a: !!int ''\n",
+    b"a: 2026-99-99\n",
+    b"\xef\xbb\xbfepochs: 3\n",
+    b"--- a\n--- b\n",
+    b"train: 5\nval: {}\nnames: 7\nnc: x\n",
+    b"nc: -5\nnames: {a: b}\ntrain: [1, null]\n",
+    b"backbone: 3\nhead: []\n",
+    b"backbone: [[-1, 1, Conv, [64, 3, 2]]]\nhead: [[x]]\nnc: {}\n",
+    b"path: /dev/zero\ntrain: \0\n",
+    b"data: " + b"x" * 5000 + b"\n",
+    b"data: [1]\nepochs: []\nlr0: {}\nbatch: nan\noptimizer: 3\nmodel: {}\nresume: 7\nsave_dir: {a: b}\n",
+    b"epoch\n" + b"1\n" * 50000,
+    b"epoch,a\n1e999,2\n",
+    b"epoch,a\nnan,2\n",
+    b"epoch,a\n-5,2\n",
+    b"epoch,a\n1,2,3,4\n",
+    b"a,b\n1,2\n",
+    b"epoch,,\n1,,\n",
+    b'epoch,"' + b"x" * 200000,
+    b"epoch, x\n1, 1e999\n2, nan\n3, \xff\n",
+    b"epoch\r1\r2\r",
+    b",".join([b"epoch"] * 30000) + b"\n1\n",
+    b"epoch,a\n99999999999999999999,1\n",
+    b"\n\n\nepoch,a\n1,1\n",
+)
 SPECIAL = ("fifo", "folder", "device", "loop", "dangling", "unreadable", "socket", "other")
 
 
@@ -422,8 +539,25 @@ def some(rng: Random, *options: str | Sequence[str], chance: float = 0.3) -> lis
     return [word for option in chosen for word in ([option] if isinstance(option, str) else option)]
 
 
-SETTINGS = ("lr0=0.1", "epochs=1e9", "epochs=-1", "epochs=[1", "imgsz=640", "data=data.yaml", "optimizer=AdamW", "batch={a: b}", "model=yolov8n.yaml",
-            "resume=True", "a.b.c=1", "device=cuda:99", "names=" + "[" * 200, "epochs=" + "9" * 5000, "x=\udcff", "freeze=10", "save_dir=/nowhere")  # fmt: skip
+SETTINGS = (
+    "lr0=0.1",
+    "epochs=1e9",
+    "epochs=-1",
+    "epochs=[1",
+    "imgsz=640",
+    "data=data.yaml",
+    "optimizer=AdamW",
+    "batch={a: b}",
+    "model=yolov8n.yaml",
+    "resume=True",
+    "a.b.c=1",
+    "device=cuda:99",
+    "names=" + "[" * 200,
+    "epochs=" + "9" * 5000,
+    "x=\udcff",
+    "freeze=10",
+    "save_dir=/nowhere",
+)
 
 
 def verify_(rng: Random) -> list[str]:
@@ -469,16 +603,45 @@ def diff_(rng: Random) -> list[str]:
             [RESULTS],
         )
     )
-    options = some(rng, "--here", "--values", "--defaults", "--command", "--json", "-q", ["--for", "finetune"], ["--format", "markdown"], ["--format", "patch"],
-                   ["--as", rng.choice(("config", "args", "data", "model", "checkpoint"))], ["--target", "ultralytics==8.3.0"], ["--ignore", "[a*"], chance=0.2)  # fmt: skip
+    options = some(
+        rng,
+        "--here",
+        "--values",
+        "--defaults",
+        "--command",
+        "--json",
+        "-q",
+        ["--for", "finetune"],
+        ["--format", "markdown"],
+        ["--format", "patch"],
+        ["--as", rng.choice(("config", "args", "data", "model", "checkpoint"))],
+        ["--target", "ultralytics==8.3.0"],
+        ["--ignore", "[a*"],
+        chance=0.2,
+    )
     return ["diff", rng.choice((LAST, LAST, LAST, DONOR)), *other, *options]
 
 
 def convert_(rng: Random) -> list[str]:
-    what = some(rng, ["--device", rng.choice(("cpu", "cuda:0", "mps"))], ["--map", "cpu=cuda:1"], ["--dtype", rng.choice(("float16", "bfloat16", "float32"))],
-                ["--optimizer-dtype", "float32"], "--strip", "--state-dict", ["--weights", rng.choice(("ema", "model"))], ["--to", rng.choice(("zip", "legacy", "safetensors"))],
-                "--scrub", "--portable", "--args-as-dict", ["--prefix", rng.choice(("module", "none"))], ["--rename-module", "a=b"], ["--rename-class", "0=truck"],
-                ["--target", "ultralytics==8.4.190"], chance=0.2)  # fmt: skip
+    what = some(
+        rng,
+        ["--device", rng.choice(("cpu", "cuda:0", "mps"))],
+        ["--map", "cpu=cuda:1"],
+        ["--dtype", rng.choice(("float16", "bfloat16", "float32"))],
+        ["--optimizer-dtype", "float32"],
+        "--strip",
+        "--state-dict",
+        ["--weights", rng.choice(("ema", "model"))],
+        ["--to", rng.choice(("zip", "legacy", "safetensors"))],
+        "--scrub",
+        "--portable",
+        "--args-as-dict",
+        ["--prefix", rng.choice(("module", "none"))],
+        ["--rename-module", "a=b"],
+        ["--rename-class", "0=truck"],
+        ["--target", "ultralytics==8.4.190"],
+        chance=0.2,
+    )
     what = what or ["--to", rng.choice(("legacy", "safetensors", "zip"))]
     return [
         "convert",
@@ -510,8 +673,20 @@ def repair_(rng: Random) -> list[str]:
         (f"--{role}-from", rng.choice((DONOR, DONOR, ARGS, DATA)))
         for role in ("model", "ema", "optimizer", "scheduler", "scaler", "rng", "args")
     )
-    asked = some(rng, *donors, ["--from", "run/weights"], ["--epoch", rng.choice(("0", "3", "99999999999999999999"))], ["--epoch-from", RESULTS], ["--set", rng.choice(SETTINGS)],
-                 ["--target", "ultralytics==8.4.190"], ["--cure", rng.choice(CURES)], ["--reinit", "optimizer"], "--mix", "--keep-corrupt", chance=0.15)  # fmt: skip
+    asked = some(
+        rng,
+        *donors,
+        ["--from", "run/weights"],
+        ["--epoch", rng.choice(("0", "3", "99999999999999999999"))],
+        ["--epoch-from", RESULTS],
+        ["--set", rng.choice(SETTINGS)],
+        ["--target", "ultralytics==8.4.190"],
+        ["--cure", rng.choice(CURES)],
+        ["--reinit", "optimizer"],
+        "--mix",
+        "--keep-corrupt",
+        chance=0.15,
+    )
     where_ = where(rng)
     return [
         "repair",
@@ -535,8 +710,17 @@ def latest_(rng: Random) -> list[str]:
 
 
 def prune_(rng: Random) -> list[str]:
-    rules = some(rng, ["--keep-last", "1"], ["--keep-best", rng.choice(("1", "mAP50:1", "loss:2"))], ["--keep-every", "2"], ["--keep-within", "1m"], ["--max-size", rng.choice(("1", "20K"))],
-                 "--strip-old", "--dedupe", ["--dedupe", "--hardlink"])  # fmt: skip
+    rules = some(
+        rng,
+        ["--keep-last", "1"],
+        ["--keep-best", rng.choice(("1", "mAP50:1", "loss:2"))],
+        ["--keep-every", "2"],
+        ["--keep-within", "1m"],
+        ["--max-size", rng.choice(("1", "20K"))],
+        "--strip-old",
+        "--dedupe",
+        ["--dedupe", "--hardlink"],
+    )
     return [
         "prune",
         rng.choice(("run", ".")),
@@ -608,8 +792,8 @@ def lay_out(place: Path, number: int, seed: int) -> list[str]:
     (place / "images").mkdir()
     (place / LAST).write_bytes(mutated(rng))
     (place / DONOR).write_bytes(mutated(rng) if rng.random() < 0.5 else saved(ultralytics_checkpoint()))
-    for name in range(2) if command[0] in ("prune", "latest", "watch", "repair") else ():
-        (place / f"run/weights/epoch{name + 5}.pt").write_bytes(mutated(rng))
+    for epoch in (5, 6) if command[0] in ("prune", "latest", "watch", "repair") else ():
+        (place / f"run/weights/epoch{epoch}.pt").write_bytes(mutated(rng))
     for name in SIDES:
         lay_side(place / name, rng)
     then = time.time() - HOUR
@@ -624,6 +808,9 @@ def held_in(place: Path) -> dict[str, bytes]:
         for path in sorted(place.rglob("*"))
         if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)
     }
+
+
+BEGINS = ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "pickle.find_class")
 
 
 @dataclass
@@ -654,9 +841,8 @@ class Guard:
         ):
             for path in arguments[:2] if event in ("os.rename", "os.link") else arguments[:1]:
                 self._path(event, path)
-        elif event in ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "pickle.find_class"):
-            if event != "subprocess.Popen" or "nvidia-smi" not in str(arguments):
-                self.seen.append(f"{event} {arguments!r}"[:300])
+        elif event in BEGINS and "nvidia-smi" not in str(arguments):
+            self.seen.append(f"{event} {arguments!r}"[:300])
 
     def _path(self, event: str, path: Any) -> None:
         if isinstance(path, (str, bytes, os.PathLike)):
@@ -753,7 +939,7 @@ def work(first: int, last: int, seed: int, keep: str | None, pipe: Any) -> None:
     sys.addaudithook(GUARD)
     place = Path(os.path.realpath(tempfile.mkdtemp(prefix="ckpt-fuzz-")))
     tempfile.tempdir = GUARD.scratch = str(place / "scratch")  # where large packed storages are unpacked
-    os.mkdir(tempfile.tempdir)
+    Path(tempfile.tempdir).mkdir()
     os.chdir(place.parent)
     try:
         for number in range(first, last):
@@ -789,7 +975,14 @@ def prepare() -> None:
 
     for verb in ("verify", "inspect", "diff", "convert", "repair", "latest", "prune", "watch"):
         importlib.import_module(f"ckpt_tools.verbs.{verb}")
-    for name in ("numpy", "yaml", "deepdiff", "ckpt_tools.cli.app", "ckpt_tools.tensors.values", "ckpt_tools.tensors.compare"):
+    for name in (
+        "numpy",
+        "yaml",
+        "deepdiff",
+        "ckpt_tools.cli.app",
+        "ckpt_tools.tensors.values",
+        "ckpt_tools.tensors.compare",
+    ):
         importlib.import_module(name)
     with contextlib.redirect_stdout(io.StringIO()):
         invoke(["explain", "CKPT101"])
@@ -822,7 +1015,7 @@ def run(count: int, seed: int = 0, jobs: int = 2, first: int = 0, keep: str | No
         for pipe in ready:
             process, at, end, _ = running[pipe]
             try:
-                message = pipe.recv()
+                message: Any = pipe.recv()  # type: ignore[union-attr, call-arg]
             except EOFError:
                 process.join()
                 del running[pipe]
@@ -842,7 +1035,7 @@ def run(count: int, seed: int = 0, jobs: int = 2, first: int = 0, keep: str | No
                     tally.wrong.append(Wrong(number, command, wrong))
                     if tell:
                         print(f"{number}: {' '.join(command)!a}\n    {wrong.strip()[-1500:]}", flush=True)
-        for pipe, (process, _, _, since) in list(running.items()):
+        for process, _, _, since in list(running.values()):
             if time.monotonic() - since > WAIT + PATIENCE:
                 process.kill()  # the pipe's end tells the rest
     tally.seconds = time.monotonic() - begun
@@ -862,9 +1055,9 @@ def main() -> int:
     table.writerow(["command", "exit code", "inputs"])
     table.writerows([name, code, number] for (name, code), number in sorted(tally.codes.items()))
     total = sum(tally.codes.values())
-    print(
-        f"{total} inputs in {tally.seconds:.0f} s ({total / max(tally.seconds, 0.1):.0f} per second), at most {tally.memory >> 20} MiB; wrong: {len(tally.wrong)}"
-    )
+    rate = total / max(tally.seconds, 0.1)
+    print(f"{total} inputs in {tally.seconds:.0f} s ({rate:.0f} per second), at most {tally.memory >> 20} MiB")
+    print(f"wrong: {len(tally.wrong)}")
     return 1 if tally.wrong else 0
 
 

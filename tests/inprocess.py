@@ -51,5 +51,5 @@ def invoke(arguments: Sequence[str]) -> Said:
     finally:
         for name, stream in before.items():
             setattr(sys, name, stream)
-    out, err = (stream.buffer.getvalue().decode("utf-8", "replace") for stream in streams.values())  # type: ignore[attr-defined]
+    out, err = (stream.buffer.getvalue().decode("utf-8", "replace") for stream in streams.values())
     return Said(code, out, err, trace)

@@ -173,7 +173,8 @@ def _guards(run: RunPlan) -> list[Entry]:
 
 def _plan_run(run: Run, rules: Rules) -> RunPlan:
     """The plan of one run, once all that is to stay in it has been read in full."""
-    plan, candidates, results = RunPlan(run.folder), [], {}
+    plan, candidates = RunPlan(run.folder), []
+    results: Results = {}
     pointed_at = _pointed_at(run)
     try:
         results = results_of(run.folder / "results.csv")
@@ -185,19 +186,19 @@ def _plan_run(run: Run, rules: Rules) -> RunPlan:
             plan.files.append(found)
         else:
             candidates.append(found)
-    bad: set[Path] = set()
+    bad: dict[Path, str] = {}
     read: set[Path] = set()
     while True:
         sound = sorted((one for one in candidates if one.path not in bad), key=lambda one: one.order, reverse=True)
         reasons = _reasons(sound, rules, pointed_at)
         unread = [one for one in sound if reasons[one.path] and one.path not in read]
         read.update(one.path for one in unread)
-        fallen = {one.path for one in unread if not _verified(one)}
+        fallen = {one.path: broken for one in unread if (broken := _unsound(one))}
         if not fallen:
             break
         bad |= fallen  # what turned out to be damaged keeps nothing from staying in its place
     for one in candidates:
-        why = [LEFT_ALONE[Verdict.DAMAGED]] if one.path in bad else reasons[one.path]
+        why = [bad[one.path]] if one.path in bad else reasons[one.path]
         action = LEAVE if one.path in bad else KEEP if why else STRIP if rules.strip_old else REMOVE
         plan.files.append(_entry(one, action, why or ["no rule keeps it"]))
     for entry in plan.of(STRIP):
@@ -282,12 +283,13 @@ def _of_first_epochs(files: list[Glance], count: int) -> list[Glance]:
     return kept
 
 
-def _verified(one: Glance) -> bool:
-    """Whether a file that is to stay is what its structure said, with every byte read."""
+def _unsound(one: Glance) -> str:
+    """Why a file that is to stay is not what its structure said, with every byte read; a bad disk is no damage."""
     try:
-        return verify(one.path, siblings=False).verdict is one.report.verdict
-    except CkptError:
-        return False
+        same = verify(one.path, siblings=False).verdict is one.report.verdict
+    except CkptError as error:
+        return f"can't be read: {error}"
+    return "" if same else LEFT_ALONE[Verdict.DAMAGED]
 
 
 def _cap(plans: list[RunPlan], most: int) -> None:
