@@ -194,22 +194,27 @@ def apply_archive(
                 _copy(archive, file.fileno(), progress)
                 os.fsync(file.fileno())
             check(temporary, archive)
+            _refuse_changed(archive, output, like)
             adopt(temporary, like)
             with ExitStack() as undo:
                 if backup is not None:
                     keep_copy(output, backup)
                     undo.callback(backup.unlink)
-                if archive.changed():  # asked last: what was saved meanwhile must not be replaced
-                    raise CkptError(
-                        f"{like.name}, or another file {output.name} is made of, was written to meanwhile; "
-                        "nothing was changed, try again"
-                    )
+                _refuse_changed(archive, output, like)  # once more: what was saved meanwhile must not be replaced
                 close()
                 publish(temporary, output)
                 undo.pop_all()
     except OSError as error:
         why = f"{reason_of(error)}; nothing was changed, {step_for(error)}"
         raise CkptError(f"{output} can't be written: {why}") from error
+
+
+def _refuse_changed(archive: JoinedSource, output: Path, like: Path) -> None:
+    if archive.changed():
+        raise CkptError(
+            f"{like.name}, or another file {output.name} is made of, was written to meanwhile; "
+            "nothing was changed, try again"
+        )
 
 
 def _copy(archive: JoinedSource, handle: int, progress: Progress | None) -> None:
