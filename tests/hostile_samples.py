@@ -804,7 +804,15 @@ def benign_loads(depth: int = 60) -> bytes:
     return torch_zip(pickled(inner))
 
 
+def packed_pickles(name_of: Callable[[int], str], size: int, count: int) -> bytes:
+    """Packed members that unpack to so many bytes each, in a file of a few kilobytes per megabyte."""
+    zeros = bytes(size)
+    return archive(*(Member(name_of(number), zeros, deflated=True) for number in range(count)))
+
+
 BOMBS: Mapping[str, Callable[[], bytes]] = {
+    "packed_pickle": lambda: packed_pickles(lambda _: "archive/data.pkl", 200 << 20, 1),
+    "packed_twins": lambda: packed_pickles(lambda _: "archive/data.pkl", 20 << 20, 60),
     "huge_memo_index": lambda: pickled(NONE + b"r" + struct.pack("<I", 2**32 - 1)),
     "huge_memo_index_text": lambda: pickled(NONE + b"p" + b"9" * 30 + b"\n", 0),
     "deep_lists": lambda: pickled(EMPTY_LIST * 100_000 + APPEND * 99_999),
