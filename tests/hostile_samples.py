@@ -819,6 +819,10 @@ BOMBS: Mapping[str, Callable[[], bytes]] = {
     "deep_tuples": lambda: pickled(EMPTY_TUPLE + b"\x85" * 100_000),
     "deep_dicts": lambda: pickled((EMPTY_DICT + text("k")) * 100_000 + NONE + SETITEM * 100_000),
     "deep_reduce": lambda: pickled(ORDERED_DICT * 50_000 + EMPTY_TUPLE + b"R\x85" * 49_999 + REDUCE),
+    "deep_callees": lambda: pickled(name("mine", "make") + (EMPTY_TUPLE + REDUCE) * 100_000),
+    "type_of_itself": lambda: pickled(
+        call(name("types", "GenericAlias"), name("builtins", "list"), EMPTY_LIST + put(0) + get(0) + APPEND)
+    ),
     "deep_marks": lambda: pickled(MARK * 1_000_000 + NONE),
     "deep_build": lambda: pickled(
         (name("argparse", "Namespace") + EMPTY_TUPLE + NEWOBJ) * 20_000 + EMPTY_DICT + BUILD * 20_000

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
 from ckpt_tools.pickles.nodes import Node, Opaque, SetNode, children, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import callee_of, inert, is_storage, live, result_rule
+from ckpt_tools.policy.kinds import callee_of, inert, is_storage, live, maker_of, result_rule
 from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, LAYER_NAME, NOT_LAYERS, SHARED
 from ckpt_tools.policy.names import Tier, callable_tree, package_of, rule_of, tier_of, well_known
 from ckpt_tools.policy.rules import (
@@ -221,13 +221,16 @@ def _has_text(call: Call) -> bool:
 TAKES_ITEMS = frozenset({"items", "sized", ""})
 TAKES_PAIRS = frozenset({"pairs", "factory", "layer", "data", ""})
 TAKES_STATE = frozenset({
-    "array", "bare", "bit_generator", "data", "dill_array", "factory", "items", "layer", "newobj", "of_type",
-    "own_class", "pairs", "partial", "reconstructor", "",
+    "array", "bare", "bit_generator", "data", "dill_array", "factory", "items", "layer", "of_type", "own_class",
+    "pairs", "partial", "sized", "",
 })  # fmt: skip
 
 
 def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
     """What is wrong with the items, pairs and attributes an object gets after it was made."""
+    maker = maker_of(call)
+    if maker is not None and maker is not callee:  # an object of a class that ``copyreg`` was given
+        callee, rule = maker, rule_of(maker.module, maker.name)
     made = (callee.module, callee.name)
     shared = made in SHARED and (call.states or call.items or call.pairs)
     if shared or (call.items and rule not in TAKES_ITEMS) or (call.pairs and rule not in TAKES_PAIRS):
@@ -248,7 +251,7 @@ def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
 
 
 # Rules of objects whose attributes are named by whoever wrote the script.
-CHOSEN_BY_USERS = frozenset({"bare", "pairs", "factory", "items", "partial", "newobj", "reconstructor"})
+CHOSEN_BY_USERS = frozenset({"bare", "pairs", "factory", "items", "partial"})
 
 
 def _user_state_problem(state: Node) -> str:
@@ -268,8 +271,8 @@ def _of_layer(state: Node) -> Iterator[str]:
             yield from _of_room(key, value)
         elif type(key) is str and key[-6:] == "_hooks" and is_mapping(value):
             yield from _of_hooks(key, value)
-        elif key in EVALUATED and isinstance(value, dict):
-            yield from _of_evaluated(value)
+        elif key in EVALUATED and is_mapping(value):
+            yield from _of_evaluated(dict(pairs_of(value)))
 
 
 def _of_room(room: str, held: Node) -> Iterator[str]:
@@ -294,6 +297,13 @@ LITERAL = re.compile(r"[\w.\[\](), +*/=:'\"-]*")
 
 def _of_evaluated(yaml: dict[Node, Node]) -> Iterator[str]:
     """Text in a model yaml that its trainer hands to ``eval``: an activation, modules and their arguments."""
+    if any(isinstance(key, Call) for key in yaml):
+        yield "a key of its model yaml, which the trainer evaluates, is computed while loading"
+    for key in ("activation", "act"):
+        text = yaml.get(key)
+        if isinstance(text, str) and not re.match(r"(torch\.)?nn\.[A-Z]", text):
+            yield f"the trainer evaluates the text {text[:80]!r} of its model yaml"
+            return
     waiting: list[Node] = [yaml.get(key) for key in ("activation", "act", "backbone", "head")]
     for row in (row for key in ("backbone", "head") for row in _rows(yaml.get(key))):
         name = row[2] if len(row) > 2 else None
@@ -305,6 +315,9 @@ def _of_evaluated(yaml: dict[Node, Node]) -> Iterator[str]:
         value = waiting.pop()
         if isinstance(value, (list, tuple)):
             waiting.extend(value)
+        elif isinstance(value, (Call, GlobalRef)):
+            yield "a part of its model yaml, which the trainer evaluates, is computed while loading"
+            return
         elif isinstance(value, str) and not _harmless_expression(value):
             yield f"the trainer evaluates the text {value[:80]!r} of its model yaml"
             return

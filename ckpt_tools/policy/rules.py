@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent
 from ckpt_tools.pickles.nodes import Node, SetNode, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import callee_of, inert, names_in, plain_type, result_rule, run_under
+from ckpt_tools.policy.kinds import callee_of, inert, maker_of, names_in, plain_type, result_rule, run_under
 from ckpt_tools.policy.known import BIT_GENERATORS, NAMED_TYPES, REBUILDERS
-from ckpt_tools.policy.names import Tier, callable_tree, in_tree, is_class, rule_of, tier_of, well_known
+from ckpt_tools.policy.names import Tier, in_tree, is_class, of_model, rule_of, tier_of, well_known
 
 __all__ = ["OWN_HASH", "RULES", "RUNNING", "Uses", "handed_over", "plain_hash", "running", "state_problem"]
 
 MOST_ELEMENTS = 1 << 24
+MOST_PARTS = 10_000  # of a type or of the arguments of a kept call; more than anybody writes
 NOT_DATA = "its arguments are no plain data"
 CONSTRUCTOR = "a layer or settings class is called, which runs its constructor"
 COMPUTED = "it calls something that is computed while loading"
@@ -65,10 +66,14 @@ ENCODINGS = ("latin1", "latin-1", "ascii", "utf-8", "utf8")
 def _items(call: Call, uses: Uses) -> str:
     """A container made of the items of a list or tuple that stands in the file; the items may be anything."""
     problem = "" if inert(call.kwargs) else NOT_DATA
-    if call.path.endswith(".iter") and len(_arguments(call)) != 1:
+    callee = callee_of(call)
+    name = callee.name if callee is not None else ""
+    if name == "iter" and len(_arguments(call)) != 1:
         return "it calls a function again and again"
-    hashed = call.path.endswith("set")
+    hashed = name in ("set", "frozenset")
     for argument in _arguments(call):
+        if isinstance(argument, GlobalRef):
+            return NOT_DATA
         if hashed and isinstance(argument, (list, tuple)) and not all(map(plain_hash, argument)):
             return OWN_HASH
         if not isinstance(argument, (list, tuple, SetNode, dict)) and not inert(argument):
@@ -86,7 +91,7 @@ def _pairs(call: Call, uses: Uses) -> str:
                 return NOT_DATA
             if not all(plain_hash(pair[0]) for pair in argument if pair):
                 return OWN_HASH
-        elif not isinstance(argument, dict) and not inert(argument):
+        elif isinstance(argument, GlobalRef) or (not isinstance(argument, dict) and not inert(argument)):
             return NOT_DATA
     return "" if inert(call.kwargs) else NOT_DATA
 
@@ -100,7 +105,7 @@ def plain_hash(key: Node) -> bool:
     Those of transformers and torchmetrics look into the state; a placement of ``torch.distributed`` that was made
     without its constructor ends the process.
     """
-    callee = callee_of(key) if isinstance(key, Call) else None
+    callee = maker_of(key)
     own = callee is not None and rule_of(callee.module, callee.name) in ("layer", "bare")
     return callee is None or not own or callee.module.startswith(("torch.nn.", "torch.optim."))
 
@@ -125,7 +130,9 @@ def _layer(call: Call, uses: Uses) -> str:
 def _enum(call: Call, uses: Uses) -> str:
     """An enumeration is called with its one value."""
     args = _arguments(call)
-    plain = len(args) == 1 and (isinstance(args[0], (str, int, float)) or result_rule(args[0]) == "layer")
+    maker = maker_of(args[0]) if args else None
+    weights = maker is not None and maker.path == "torchvision.models._api.Weights"
+    plain = len(args) == 1 and (isinstance(args[0], (str, int, float)) or weights)
     return "" if plain and not call.kwargs else "an enumeration has one plain value"
 
 
@@ -210,7 +217,7 @@ def _attribute(call: Call, uses: Uses) -> str:
             return ""
         case (Call() as owner, str() as name) if name.isidentifier() and not name.startswith("__"):
             target = owner.target
-            if target is not None and result_rule(owner) == "layer" and callable_tree(target.module):
+            if target is not None and result_rule(owner) == "layer" and of_model(target.module):
                 return ""
             if target is not None and not result_rule(owner) and not well_known(target.module):
                 return ""  # an attribute of user code, which is a warning by itself
@@ -270,7 +277,9 @@ def _partial(call: Call, uses: Uses) -> str:
 def _quiet(given: Node) -> bool:
     """Whether the arguments a constructor would get hold no text, no bytes and no objects."""
     waiting: list[Node] = [given]
-    while waiting:
+    for _ in range(MOST_PARTS):
+        if not waiting:
+            return True
         node = waiting.pop()
         if isinstance(node, (tuple, list)):
             waiting.extend(node)
@@ -281,7 +290,7 @@ def _quiet(given: Node) -> bool:
                 return False
         elif isinstance(node, (str, bytes, Persistent)):
             return False
-    return True
+    return False
 
 
 def _kept(function: Node, args: Node, keywords: Node, call: Call, uses: Uses) -> str:
@@ -400,7 +409,9 @@ def _union(call: Call, uses: Uses) -> str:
 def _type_form(node: Node) -> bool:
     """Whether a node is a type, a form of ``typing``, or a tuple or list of them."""
     waiting: list[Node] = [node]
-    while waiting:
+    for _ in range(MOST_PARTS):
+        if not waiting:
+            return True
         node = waiting.pop()
         if isinstance(node, (tuple, list)):
             waiting.extend(node)
@@ -410,7 +421,7 @@ def _type_form(node: Node) -> bool:
                 return False
         elif not (node is None or result_rule(node) in ("subscript", "union", "type_of", "named_type")):
             return False
-    return True
+    return False
 
 
 TYPE_MODULES = frozenset({"typing", "collections.abc"})
