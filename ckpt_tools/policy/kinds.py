@@ -6,14 +6,14 @@ tensors, arrays, names. *Live* ones can be called: functions, classes, bound met
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, run
-from ckpt_tools.pickles.nodes import Extension, Node, OutOfBand, SetNode, pairs_of
+from ckpt_tools.pickles.nodes import Extension, Node, Opaque, OutOfBand, SetNode, pairs_of
 from ckpt_tools.policy.known import DUCK_NAMES, MODEL_NAMES, NAMED_TYPES
 from ckpt_tools.policy.names import callable_tree, rule_of, well_known
 
-__all__ = ["callee_of", "inert", "is_storage", "live", "maker_of", "names_in", "plain_type", "result_rule", "run_under"]
+__all__ = ["callee_of", "inert", "is_storage", "leaves", "live", "maker_of", "plain_type", "result_rule", "run_under"]
 
 MOST_LOOKED_AT = 100_000  # nodes of one argument; nobody's data has more in the arguments of one call
 SCALARS = frozenset({type(None), bool, int, float, str, bytes, bytearray, OutOfBand})
@@ -164,19 +164,20 @@ COMPUTED_KEYS = frozenset({Call, GlobalRef, Persistent})
 ALL_NAMES = DUCK_NAMES | MODEL_NAMES
 
 
-def names_in(node: Node) -> Iterable[GlobalRef]:
-    """The names in a node, directly or in plain containers."""
+def leaves(node: Node) -> Iterator[Node]:
+    """What lies in nested tuples, lists and values of dictionaries; an ``Opaque`` at the end where that is too much."""
     waiting: list[Node] = [node]
     for _ in range(MOST_LOOKED_AT):
         if not waiting:
             return
         node = waiting.pop()
-        if isinstance(node, GlobalRef):
-            yield node
-        elif isinstance(node, (tuple, list)):
+        if isinstance(node, (tuple, list)):
             waiting.extend(node)
         elif isinstance(node, dict):
             waiting.extend(node.values())
+        else:
+            yield node
+    yield Opaque(None)
 
 
 def plain_type(node: Node) -> bool:

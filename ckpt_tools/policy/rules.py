@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent
-from ckpt_tools.pickles.nodes import Node, SetNode, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import callee_of, inert, maker_of, names_in, plain_type, result_rule, run_under
+from ckpt_tools.pickles.nodes import Node, Opaque, SetNode, is_mapping, pairs_of
+from ckpt_tools.policy.kinds import callee_of, inert, leaves, maker_of, plain_type, result_rule, run_under
 from ckpt_tools.policy.known import BIT_GENERATORS, NAMED_TYPES, REBUILDERS
 from ckpt_tools.policy.names import Tier, in_tree, is_class, of_model, rule_of, tier_of, well_known
 
 __all__ = ["OWN_HASH", "RULES", "RUNNING", "Uses", "handed_over", "plain_hash", "running", "state_problem"]
 
 MOST_ELEMENTS = 1 << 24
-MOST_PARTS = 10_000  # of a type or of the arguments of a kept call; more than anybody writes
 NOT_DATA = "its arguments are no plain data"
 CONSTRUCTOR = "a layer or settings class is called, which runs its constructor"
 COMPUTED = "it calls something that is computed while loading"
@@ -276,21 +275,12 @@ def _partial(call: Call, uses: Uses) -> str:
 
 def _quiet(given: Node) -> bool:
     """Whether the arguments a constructor would get hold no text, no bytes and no objects."""
-    waiting: list[Node] = [given]
-    for _ in range(MOST_PARTS):
-        if not waiting:
-            return True
-        node = waiting.pop()
-        if isinstance(node, (tuple, list)):
-            waiting.extend(node)
-        elif isinstance(node, dict):
-            waiting.extend(node.values())
-        elif isinstance(node, Call):
-            if result_rule(node) not in ("partial", "enum", "data", "rebuilder"):
-                return False
-        elif isinstance(node, (str, bytes, Persistent)):
+    for part in leaves(given):
+        if isinstance(part, (str, bytes, Persistent, Opaque)):
             return False
-    return False
+        if isinstance(part, Call) and result_rule(part) not in ("partial", "enum", "data", "rebuilder"):
+            return False
+    return True
 
 
 def _kept(function: Node, args: Node, keywords: Node, call: Call, uses: Uses) -> str:
@@ -408,20 +398,14 @@ def _union(call: Call, uses: Uses) -> str:
 
 def _type_form(node: Node) -> bool:
     """Whether a node is a type, a form of ``typing``, or a tuple or list of them."""
-    waiting: list[Node] = [node]
-    for _ in range(MOST_PARTS):
-        if not waiting:
-            return True
-        node = waiting.pop()
-        if isinstance(node, (tuple, list)):
-            waiting.extend(node)
-        elif isinstance(node, GlobalRef):
-            dangerous = tier_of(node.module, node.name, True)[0] is Tier.DANGEROUS
-            if not (node.module in TYPE_MODULES or plain_type(node) or (is_class(node.name) and not dangerous)):
+    for part in leaves(node):
+        if isinstance(part, GlobalRef):
+            dangerous = tier_of(part.module, part.name, True)[0] is Tier.DANGEROUS
+            if not (part.module in TYPE_MODULES or plain_type(part) or (is_class(part.name) and not dangerous)):
                 return False
-        elif not (node is None or result_rule(node) in ("subscript", "union", "type_of", "named_type")):
+        elif not (part is None or result_rule(part) in ("subscript", "union", "type_of", "named_type")):
             return False
-    return False
+    return True
 
 
 TYPE_MODULES = frozenset({"typing", "collections.abc"})
@@ -496,8 +480,7 @@ RUNNING = frozenset({"nested", "of_type", "bit_generator", "reconstructor", "new
 
 def handed_over(call: Call) -> Iterator[GlobalRef]:
     """The names a call gives to a function nobody knows, which may call them."""
-    yield from names_in(call.args)
-    yield from names_in(call.kwargs)
+    return (part for part in leaves((call.args, call.kwargs)) if isinstance(part, GlobalRef))
 
 
 def running(ref: GlobalRef) -> bool:
