@@ -356,7 +356,7 @@ OPENING_NAMES = (
     r"\w*(Tokenizer|TokenizerFast|Profiler|Logger|LightningCLI|Handler|ArgumentParser|Subprocess\w*|Client|Server)"
     r"|\w*(Temporary\w+|ZipFile|TarFile|URLopener|Socket)|(DDP|FSDP|Deep[sS]peed|XLA|ModelParallel|Single\w+)?Strategy"
     r"|(Neptune|MLflow|Comet|WandB|Wandb|TensorBoard|AzureML|CodeCarbon|ClearML|Dagshub|DVCLive|Flyte|Swanlab|SwanLab)"
-    r"\w*Callback"
+    r"\w*Callback|\w*Script(Module|Function)"
 )
 
 # Classes in CapWords below these modules are known: they are what the trainers put into their files.

@@ -471,7 +471,7 @@ def state_problem(state: Node, layer: bool) -> str:
 
 
 def _known_state(state: Call) -> bool:
-    return is_mapping(state) or inert(state) or result_rule(state) == "layer"
+    return is_mapping(state) or inert(state)
 
 
 # Rules of names that run what they are given: no function nobody knows may get hold of one.
