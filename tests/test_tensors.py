@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from building import (
+    EMPTY_LIST,
     FALSE,
     NONE,
     ORDERED_DICT,
@@ -25,12 +26,16 @@ from building import (
     saved,
     saved_legacy,
     shape_of,
+    state_dict,
     storage,
     tensor,
+    text,
+    torch_zip,
 )
-from conftest import Write
+from conftest import Verify, Write
 
 import ckpt_tools
+from ckpt_tools.findings import Verdict
 from ckpt_tools.pickles import run
 from ckpt_tools.tensors import DTYPES, TensorRef, contiguous_stride, dtype_of_storage_class, resolve, resolve_tensors
 from ckpt_tools.tensors.values import Magnitudes, finite_peak, nonfinite_peak
@@ -269,3 +274,19 @@ def test_float8_values_are_those_of_its_standard(name: str, nan: int, largest: f
     assert nonfinite_peak(DTYPES[name], Magnitudes(16).peak(memoryview(bytes([nan])), DTYPES[name]))
     good = bytes(code for code in range(256) if math.isfinite(table[code]))
     assert not nonfinite_peak(DTYPES[name], Magnitudes(256).peak(memoryview(good), DTYPES[name]))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [text("x") + b"Q", NONE + b"Q", EMPTY_LIST + b"Q", items(text("storage")) + b"Q"],
+    ids=["text", "nothing", "list", "too short"],
+)
+def test_a_reference_no_tensor_uses_is_looked_at_too(reference: bytes, verified: Verify) -> None:
+    """torch asks for every persistent id on the way, and stops at one it doesn't know."""
+    report = verified(torch_zip(pickled(state_dict(extra=reference), 2)))
+    assert report.verdict is Verdict.DAMAGED
+    assert "tensor-impossible" in {fact.slug for fact in report.findings}
+
+
+def test_a_storage_no_tensor_uses_is_no_damage(verified: Verify) -> None:
+    assert verified(torch_zip(pickled(state_dict(extra=storage()), 2))).verdict is Verdict.WEIGHTS

@@ -240,11 +240,15 @@ def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
         yield "what it makes is complete, and yet it is given attributes"
     for state in call.states:
         layer = rule == "layer" and callable_tree(callee.module)
-        problem = state_problem(state, layer) if rule else _user_state_problem(state)
+        problem = state_problem(state, rule not in CHOSEN_BY_USERS) if rule else _user_state_problem(state)
         if problem:
             yield problem
         if layer:
             yield from _of_layer(state[0] if isinstance(state, tuple) and state else state)
+
+
+# Rules of objects whose attributes are named by whoever wrote the script.
+CHOSEN_BY_USERS = frozenset({"bare", "pairs", "factory", "items", "partial", "newobj", "reconstructor"})
 
 
 def _user_state_problem(state: Node) -> str:

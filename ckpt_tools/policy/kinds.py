@@ -105,6 +105,8 @@ def inert(node: Node) -> bool:
                 return False
         elif not (kind is Call and (result_rule(node) in DATA or is_storage(node) or _frame(node))):
             return False
+        elif node.states and result_rule(node) == "data":
+            waiting.extend(node.states)  # what its class asks of it may come from there
     return True
 
 
@@ -135,17 +137,21 @@ def live(node: Node) -> bool:
 
 
 def run_under(state: Node, model: bool) -> str:
-    """The attribute of a state under which a callable stands that loading would call; empty if there is none.
+    """What is wrong with the attributes of an object: something that can be called, under a name loading looks up.
 
-    With ``model`` also those that a trainer calls on a layer or model it has loaded.
+    With ``model`` also names that a trainer looks up on a layer or model it has loaded.
     """
     names = ALL_NAMES if model else DUCK_NAMES
     for key, value in pairs_of(state):
-        if type(key) is str and (key in names or (key[:2] == "__" and key[-2:] == "__")) and live(value):
-            return key
+        if type(key) is not str:
+            if type(key) in COMPUTED_KEYS:
+                return "the name of an attribute is computed while loading"
+        elif (key in names or (key[:2] == "__" and key[-2:] == "__")) and live(value):
+            return f"something that can be called stands under {key}, which loading looks up and calls"
     return ""
 
 
+COMPUTED_KEYS = frozenset({Call, GlobalRef, Persistent})
 ALL_NAMES = DUCK_NAMES | MODEL_NAMES
 
 

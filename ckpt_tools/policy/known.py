@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = [
     "BARE", "BIT_GENERATORS", "CLASS_TREES", "DATA_TREES", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
     "EVALUATED", "EXECUTABLES", "KNOWN", "LAYER_NAME", "MODEL_NAMES", "NAMED_TYPES", "NOT_LAYERS", "OLD_STDLIB",
-    "OPENERS", "PATTERNS", "REBUILDERS", "SHARED", "WELL_KNOWN",
+    "OPENERS", "OPENING_NAMES", "PATTERNS", "REBUILDERS", "SHARED", "WELL_KNOWN",
 ]  # fmt: skip
 
 Names = frozenset[tuple[str, str]]
@@ -299,6 +299,7 @@ MODEL_NAMES: frozenset[str] = frozenset(
     normalize_tensor _compute_groups_create_state_ref _wrap_update _wrap_compute _update_total_vocab_size
     _iter_config_keys_with_heterogeneous_adjustment get_result _setup_normalizer _stop_run_if_exists to_tuple _get_flag
     _validate_and_normalize_key _get_child copy _set_at_index _get_parent _slice_type _raise_immutable compute
+    _shutdown_workers
     """.split()
 )
 
@@ -346,6 +347,15 @@ OPENERS: tuple[str, ...] = (
     r"transformers\.pipelines(\..*)?",
     r"(pytorch_lightning|lightning\.(pytorch|fabric))\.(loggers|profilers)(\..*)?",
     r"pandas\.core\.computation(\..*)?",
+)
+
+# Such classes by their names, since any module that imports one is a way to it. Those of :data:`EXECUTABLES`, which
+# the modules of a tree import from elsewhere, are no classes of a tree either.
+OPENING_NAMES = (
+    r"\w*(Tokenizer|TokenizerFast|Profiler|Logger|LightningCLI|Handler|ArgumentParser|Subprocess\w*|Client|Server)"
+    r"|\w*(Temporary\w+|ZipFile|TarFile|URLopener|Socket)|(DDP|FSDP|Deep[sS]peed|XLA|ModelParallel|Single\w+)?Strategy"
+    r"|(Neptune|MLflow|Comet|WandB|Wandb|TensorBoard|AzureML|CodeCarbon|ClearML|Dagshub|DVCLive|Flyte|Swanlab|SwanLab)"
+    r"\w*Callback"
 )
 
 # Classes in CapWords below these modules are known: they are what the trainers put into their files.

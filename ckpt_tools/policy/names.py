@@ -11,9 +11,11 @@ from ckpt_tools.policy.known import (
     CLASS_TREES,
     DATA_TREES,
     EFFECTS_OF_IMPORT,
+    EXECUTABLES,
     KNOWN,
     OLD_STDLIB,
     OPENERS,
+    OPENING_NAMES,
     PATTERNS,
     WELL_KNOWN,
 )
@@ -29,7 +31,7 @@ def _below(modules: tuple[str, ...]) -> re.Pattern[str]:
 
 
 TREES, DATA = _below(CLASS_TREES), _below(DATA_TREES)
-OPENING = re.compile("|".join(OPENERS))
+OPENING, OPENING_CLASS = re.compile("|".join(OPENERS)), re.compile(OPENING_NAMES)
 RULED = tuple((re.compile(module), re.compile(name), rule) for module, name, rule in PATTERNS)
 
 
@@ -61,7 +63,13 @@ def is_class(name: str) -> bool:
 @functools.lru_cache(maxsize=4096)
 def in_tree(module: str, name: str) -> bool:
     """Whether it is a class of a known trainer, by the modules such classes lie in."""
-    return is_class(name) and "." not in name and bool(TREES.match(module)) and not OPENING.fullmatch(module)
+    return is_class(name) and "." not in name and bool(TREES.match(module)) and not _opens(module, name)
+
+
+def _opens(module: str, name: str) -> bool:
+    """Whether a class opens files, or starts something, when it is made, gets its state or is thrown away."""
+    by_name = name in EXECUTABLES or OPENING_CLASS.fullmatch(name)
+    return bool(by_name or OPENING.fullmatch(module)) and bool(TREES.match(module))
 
 
 def callable_tree(module: str) -> bool:
@@ -99,8 +107,8 @@ def tier_of(module: str, name: str, called: bool) -> tuple[Tier, str]:
         if called:
             return Tier.DANGEROUS, "it belongs to the standard library and is no plain data"
         return Tier.MENTIONED, "it is named, and not called"
-    if OPENING.fullmatch(module) and called:
-        return Tier.DANGEROUS, "classes of that module open files when they are made or get their state"
+    if called and _opens(module, name):
+        return Tier.DANGEROUS, "such a class opens files, or starts something, when it is made or gets its state"
     if package in WELL_KNOWN:
         if not called:
             return Tier.MENTIONED, "it is named, and not called"

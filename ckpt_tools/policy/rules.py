@@ -95,9 +95,14 @@ OWN_HASH = "a key is an object whose class computes its own hash"
 
 
 def plain_hash(key: Node) -> bool:
-    """Whether hashing a key runs no code of a trainer's class (transformers' and torchmetrics' look into the state)."""
+    """Whether hashing a key runs no code of a trainer's class.
+
+    Those of transformers and torchmetrics look into the state; a placement of ``torch.distributed`` that was made
+    without its constructor ends the process.
+    """
     callee = callee_of(key) if isinstance(key, Call) else None
-    return callee is None or rule_of(callee.module, callee.name) != "layer" or callee.module.startswith("torch.")
+    own = callee is not None and rule_of(callee.module, callee.name) in ("layer", "bare")
+    return callee is None or not own or callee.module.startswith(("torch.nn.", "torch.optim."))
 
 
 def _bare(call: Call, uses: Uses) -> str:
@@ -458,11 +463,9 @@ def state_problem(state: Node, layer: bool) -> str:
         whole = part is state or pair
         if whole and (isinstance(part, (GlobalRef, Persistent)) or (isinstance(part, Call) and not _known_state(part))):
             return "the state of an object is computed while loading"
-        if any(type(key) in COMPUTED_KEYS for key, _ in pairs_of(part)):
-            return "the name of an attribute is computed while loading"
-        name = run_under(part, layer)
-        if name:
-            return f"something that can be called stands under {name}, which loading looks up and calls"
+        problem = run_under(part, layer)
+        if problem:
+            return problem
     if pair and is_mapping(state[1]):
         for key, value in pairs_of(state[1]):
             if isinstance(key, str) and key.startswith("__"):
@@ -470,9 +473,6 @@ def state_problem(state: Node, layer: bool) -> str:
             if layer and not inert(value):
                 return f"it sets {key} of a layer, which runs code of its class"
     return ""
-
-
-COMPUTED_KEYS = frozenset({Call, GlobalRef, Persistent})
 
 
 def _known_state(state: Call) -> bool:

@@ -125,6 +125,16 @@ class _Resolver:
         made = self.storages[identity] = StorageRef(str(key), dtype, place, int(numel), window)
         return made
 
+    def alone(self, node: Persistent) -> None:
+        """A storage that no tensor is rebuilt from is loaded all the same; a stream may refer to a module's class."""
+        module = self.count == 6 and isinstance(node.id, tuple) and node.id[:1] == ("module",) and len(node.id) == 4
+        if not module:
+            try:
+                self.persistent(node.id, "storage")
+            except Misbuilt as problem:
+                problem.__traceback__ = problem.__context__ = None
+                self.misbuilt[id(node)] = problem
+
     # ------------------------------------------------------------ the rules, one for each kind of rebuilder
 
     def plain(self, call: Call, args: tuple[Node, ...]) -> TensorRef:
@@ -475,11 +485,17 @@ def resolve(pickle: Pickle, legacy: bool = False) -> Resolved:
     """
     resolver = _Resolver(pickle, legacy)
     wrapped: set[int] = set()
+    given: set[int] = set()  # storages that were looked at with the tensor they belong to
     for call in pickle.calls:
         if id(call.callee) in resolver.rules:
             tensor = resolver.tensor(call)
-            if tensor is not None and tensor.parameter and isinstance(call.args, tuple):
-                wrapped.add(id(call.args[0]))
+            if isinstance(call.args, tuple) and call.args:
+                given.add(id(call.args[0]))
+                if tensor is not None and tensor.parameter:
+                    wrapped.add(id(call.args[0]))
+    for persistent in pickle.persistents:
+        if id(persistent) not in given:
+            resolver.alone(persistent)
     made = resolver.tensors.items()
     tensors = {key: tensor for key, tensor in made if tensor is not None and key not in wrapped}
     return Resolved(tensors, resolver.misbuilt)
