@@ -25,6 +25,7 @@ __all__ = [
     "make_folder",
     "publish",
     "sweep",
+    "sweep_beside",
     "sync_file",
     "sync_folder",
 ]
@@ -43,14 +44,23 @@ def beside(output: Path, mode: int = USUAL) -> Iterator[Path]:
 
     Raises ``OSError`` where it can't be made.
     """
-    name = os.fsencode(output.name)[:LONGEST_NAME].decode(errors="ignore")
-    temporary = output.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
+    temporary = output.with_name(f".{_kept_of(output)}.{secrets.token_hex(4)}.tmp")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     try:
         yield temporary
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _kept_of(output: Path) -> str:
+    """What of a name is in those of its temporary files."""
+    return os.fsencode(output.name)[:LONGEST_NAME].decode(errors="ignore")
+
+
+def sweep_beside(output: Path) -> None:
+    """Remove what writing this very file left behind, when it was killed or the disk failed."""
+    sweep(output.parent, re.compile(re.escape(_kept_of(output))))
 
 
 def sweep(folder: Path, names: re.Pattern[str]) -> None:
@@ -91,6 +101,8 @@ def keep_copy(path: Path, place: Path) -> None:
     """Give a file that will be replaced a second name; without links, a copy that is complete before it is named."""
     try:
         os.link(path, place)
+    except FileExistsError:  # never over an earlier copy
+        raise
     except OSError:
         copy_whole(path, place)
 

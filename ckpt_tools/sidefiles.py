@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, trouble
 from ckpt_tools.source import blocks, open_source
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _pieces(path: Path, most: int) -> Iterator[bytes]:
 
 
 def _unread(path: Path, error: OSError) -> CkptError:
-    return CkptError(f"{path} can't be read: {error.strerror or error}; check the disk")
+    return CkptError(f"{path} can't be read: {trouble(error)}")
 
 
 def _in_time(path: Path, end: float) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, trouble
 
 __all__ = [
     "BUFFER_SIZE",
@@ -121,7 +121,12 @@ class FileSource:
         if count <= 0:
             return b""
         if count < BUFFER_SIZE and hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), count, offset)  # small reads of a regular file come whole
+            try:
+                piece = os.pread(self._file.fileno(), count, offset)
+            except OSError as error:
+                raise self._named(error) from error
+            if len(piece) == count:  # nearly always; a file server may give less
+                return piece
         data = bytearray(count)
         got = self.read_into(offset, memoryview(data))
         return bytes(data[:got])
@@ -131,11 +136,18 @@ class FileSource:
         if not 0 <= offset < self.size:
             return 0  # also where an offset from the file is no number the system would take
         while done < len(buffer):
-            got = self._read_once(offset + done, buffer[done:])
+            try:
+                got = self._read_once(offset + done, buffer[done:])
+            except OSError as error:
+                raise self._named(error) from error
             if got == 0:
                 break
             done += got
         return done
+
+    def _named(self, error: OSError) -> OSError:
+        """The error with the file's name, which the system does not know of a file that is open."""
+        return OSError(error.errno, error.strerror, self.name)
 
     def _read_once(self, offset: int, buffer: memoryview) -> int:
         if hasattr(os, "preadv"):
@@ -328,8 +340,7 @@ def open_source(path: str | os.PathLike[str]) -> FileSource:
     except FileNotFoundError:
         raise CkptError(f"{where} does not exist; check the path") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CkptError(f"{where} can't be opened: {reason}") from error
+        raise CkptError(f"{where} can't be opened: {trouble(error)}") from error
 
 
 def blocks(source: Source, offset: int, count: int, buffer: memoryview) -> Iterator[memoryview]:

@@ -804,13 +804,25 @@ def benign_loads(depth: int = 60) -> bytes:
     return torch_zip(pickled(inner))
 
 
+def packed_pickles(name_of: Callable[[int], str], size: int, count: int) -> bytes:
+    """Packed members that unpack to so many bytes each, in a file of a few kilobytes per megabyte."""
+    zeros = bytes(size)
+    return archive(*(Member(name_of(number), zeros, deflated=True) for number in range(count)))
+
+
 BOMBS: Mapping[str, Callable[[], bytes]] = {
+    "packed_pickle": lambda: packed_pickles(lambda _: "archive/data.pkl", 200 << 20, 1),
+    "packed_twins": lambda: packed_pickles(lambda _: "archive/data.pkl", 20 << 20, 60),
     "huge_memo_index": lambda: pickled(NONE + b"r" + struct.pack("<I", 2**32 - 1)),
     "huge_memo_index_text": lambda: pickled(NONE + b"p" + b"9" * 30 + b"\n", 0),
     "deep_lists": lambda: pickled(EMPTY_LIST * 100_000 + APPEND * 99_999),
     "deep_tuples": lambda: pickled(EMPTY_TUPLE + b"\x85" * 100_000),
     "deep_dicts": lambda: pickled((EMPTY_DICT + text("k")) * 100_000 + NONE + SETITEM * 100_000),
     "deep_reduce": lambda: pickled(ORDERED_DICT * 50_000 + EMPTY_TUPLE + b"R\x85" * 49_999 + REDUCE),
+    "deep_callees": lambda: pickled(name("mine", "make") + (EMPTY_TUPLE + REDUCE) * 100_000),
+    "type_of_itself": lambda: pickled(
+        call(name("types", "GenericAlias"), name("builtins", "list"), EMPTY_LIST + put(0) + get(0) + APPEND)
+    ),
     "deep_marks": lambda: pickled(MARK * 1_000_000 + NONE),
     "deep_build": lambda: pickled(
         (name("argparse", "Namespace") + EMPTY_TUPLE + NEWOBJ) * 20_000 + EMPTY_DICT + BUILD * 20_000

@@ -111,6 +111,18 @@ def test_package_is_the_first_part() -> None:
 
 
 LINEAR = name("torch.nn.modules.linear", "Linear")
+MODEL = name("ultralytics.nn.tasks", "DetectionModel") + EMPTY_TUPLE + NEWOBJ
+
+
+def model_with(**yaml: bytes) -> bytes:
+    """A pickled model whose yaml says so; its trainer evaluates parts of that."""
+    return MODEL + mapping(yaml=mapping(**yaml)) + BUILD
+
+
+def row(module: bytes, arguments: bytes) -> bytes:
+    return listed(listed(integer(-1), integer(1), module, arguments))
+
+
 RULED = {
     "latin1 text": (call(name("_codecs", "encode"), text("x"), text("latin1")), "known"),
     "another codec": (call(name("_codecs", "encode"), text("x"), text("idna")), "dangerous"),
@@ -146,6 +158,31 @@ RULED = {
     "dropped call": (call(name("os", "system"), text("x")) + POP + NONE, "dangerous"),
     "layer made bare": (LINEAR + EMPTY_TUPLE + NEWOBJ, "known"),
     "layer constructed": (call(LINEAR, integer(4), integer(4)), "dangerous"),
+    "activation of a model yaml": (model_with(activation=text("nn.SiLU(inplace=True)")), "known"),
+    "activation that runs": (model_with(activation=text("__import__('os').getcwd()")), "dangerous"),
+    "activation that is no layer": (model_with(activation=text("exit")), "dangerous"),
+    "layers of a model yaml": (model_with(backbone=row(text("Conv"), listed(integer(64), text("nearest")))), "known"),
+    "function as a layer": (model_with(backbone=row(text("torch_safe_load"), listed(text("x.pt")))), "dangerous"),
+    "text evaluated as an argument": (model_with(head=row(text("Conv"), listed(text("open('x')")))), "dangerous"),
+    "yaml in another mapping": (
+        MODEL
+        + mapping(yaml=call(name("collections", "OrderedDict"), listed(items(text("act"), text("exit")))))
+        + BUILD,
+        "dangerous",
+    ),
+    "model made by copyreg": (
+        call(
+            name("copyreg", "_reconstructor"),
+            name("ultralytics.nn.tasks", "DetectionModel"),
+            name("builtins", "object"),
+            NONE,
+        )
+        + mapping(yaml=mapping(activation=text("exit")))
+        + BUILD,
+        "dangerous",
+    ),
+    "two ways into one dictionary": (EMPTY_DICT + (text("k") + NONE + b"s") * 2, "dangerous"),
+    "type hint": (call(name("_operator", "getitem"), name("typing", "Optional"), name("builtins", "int")), "mentioned"),
     "text that looks dangerous": (text("cos\nsystem\n(S'id'\ntR."), "known"),
     "nothing": (NONE, "known"),
 }

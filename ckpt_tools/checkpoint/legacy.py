@@ -40,13 +40,17 @@ class Stream:
 
 
 def next_pickle(source: Source, offset: int) -> Pickle:
-    """The pickle at ``offset``, read through a window that grows until it is whole; ``end`` is absolute."""
+    """The pickle at ``offset``, read through a window that grows until it is whole; ``end`` is absolute.
+
+    A file may end earlier than its size was when it was opened.
+    """
     window = FIRST_WINDOW
     while True:
-        data = source.read(offset, min(window, MOST_BYTES + 1))
+        wanted = min(window, MOST_BYTES + 1)
+        data = source.read(offset, wanted)
         pickle = run(data)
         cut = pickle.trouble is not None and pickle.trouble.kind == "cut"
-        if not cut or offset + len(data) >= source.size or len(data) > MOST_BYTES:
+        if not cut or len(data) < wanted or offset + len(data) >= source.size or len(data) > MOST_BYTES:
             pickle.end += offset
             if cut and len(data) > MOST_BYTES and pickle.trouble is not None:
                 pickle.trouble.kind = "limit"

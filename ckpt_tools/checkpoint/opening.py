@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 import struct
@@ -24,14 +25,15 @@ from ckpt_tools.container import (
     foreign,
     inflate,
     member_bytes,
+    member_pieces,
     read_zip,
     sniff,
 )
-from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding
+from ckpt_tools.findings import CkptError, Finding, Sink, Verdict, collect, finding, trouble
 from ckpt_tools.layouts import Part, Recognised, recognise
 from ckpt_tools.pickles import MOST_BYTES, GlobalRef, Persistent, Pickle, read_pickle, run
 from ckpt_tools.policy import Judgement, Tier, judge_pickle, package_of
-from ckpt_tools.source import BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
+from ckpt_tools.source import BUFFER_SIZE, BytesSource, FileSource, Source, WindowSource, open_source, zero_tail
 from ckpt_tools.tensors import Misbuilt, StorageRef, TensorRef, resolve
 from ckpt_tools.tensors.modules import bound_to, is_module
 
@@ -44,6 +46,7 @@ OTHER_NAMES = (".bin", ".pkl", ".model")  # which not every such file is a check
 DEEPEST_NEST = 3  # checkpoints inside checkpoints inside checkpoints
 MOST_NESTED = 20_000  # pickles judged per file beside the main one; a pickled module has one per storage
 SCRIPT_MEMBERS = ("constants.pkl", "code/")  # torch.load hands an archive with these to TorchScript
+MOST_UNPACKED = 64 << 20  # bytes of a packed pickle: torch packs none, and what zip tools packed is not that large
 PEEK = 4096  # bytes of a packed member looked at first
 MOST_MEMBERS = 1000  # members beside the storages looked into
 PICKLE_SUFFIXES = (".pkl", ".pickle")
@@ -68,6 +71,7 @@ class Checkpoint:
     tensors: dict[int, TensorRef] = field(default_factory=dict)
     misbuilt: dict[int, Misbuilt] = field(default_factory=dict)  # calls that should rebuild a tensor and can't
     recognised: Recognised | None = None
+    unpacked: int = 0  # bytes of packed members that were looked into
 
     @property
     def path(self) -> Path:
@@ -124,7 +128,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False) -> Ch
         return read_checkpoint(source, strict=strict)
     except OSError as error:
         source.close()
-        raise CkptError(f"{source.name} can't be read: {error.strerror or error}; check the disk") from error
+        raise CkptError(f"{source.name} can't be read: {trouble(error)}") from error
     except BaseException:
         source.close()
         raise
@@ -322,12 +326,22 @@ def _torn(container: Container) -> bool:
 
 
 def _member_data(container: Container, member: Member, sink: Sink) -> bytes:
+    most = MOST_BYTES if member.method == STORED else MOST_UNPACKED
     try:
-        return member_bytes(container.source, member, MOST_BYTES)
+        return member_bytes(container.source, member, most)
     except MemberError as error:
-        slug = "beyond-limits" if member.size > MOST_BYTES else "member-unreadable"
+        slug = "beyond-limits" if member.size > most else "member-unreadable"
         sink(finding(slug, member.name, where=member.name, why=str(error), position=0))
         return b""
+
+
+def _unpacked(checkpoint: Checkpoint, container: Container, member: Member, name: str, sink: Sink) -> Source:
+    """The bytes of a packed member; nothing where it goes beyond what is unpacked of a file for its pickles."""
+    checkpoint.unpacked += member.size
+    if member.size > MOST_UNPACKED or checkpoint.unpacked > MOST_BYTES:
+        sink(finding("beyond-limits", name, where=name, why="more is packed than is looked into", position=0))
+        return BytesSource(b"", name)
+    return BytesSource(_member_data(container, member, _ignore), name)
 
 
 def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> None:
@@ -343,11 +357,18 @@ def _other_pickles(checkpoint: Checkpoint, main: Member | None, sink: Sink) -> N
         elif member.method == STORED:
             window = WindowSource(container.source, member.offset, member.size, name)
             _nested_source(checkpoint, window, 1)
-        elif _may_hold_pickle(container, member) and member.size <= MOST_BYTES:
-            _nested_source(checkpoint, BytesSource(_member_data(container, member, _ignore), name), 1)
+        elif _may_hold_pickle(container, member):
+            _nested_source(checkpoint, _unpacked(checkpoint, container, member, name, sink), 1)
+    left = MOST_BYTES
     for name, member in container.alternatives:
         first = container.members.get(name)
-        if first is not None and name.lower().endswith(PICKLE_SUFFIXES) and _differ(container, first, member):
+        if first is None or not name.lower().endswith(PICKLE_SUFFIXES):
+            continue
+        left -= first.size + member.size
+        if left < 0:  # thousands of them may stand for the same few bytes
+            sink(finding("beyond-limits", name, where=name, why="too much under names that stand twice", position=0))
+            break
+        if _differ(container, first, member):
             sink(finding("two-readings", name))
 
 
@@ -364,7 +385,18 @@ def _may_hold_pickle(container: Container, member: Member) -> bool:
 
 def _differ(container: Container, first: Member, second: Member) -> bool:
     """Two members of one name: a reader may see either, so they must say the same."""
-    return _member_data(container, first, _ignore) != _member_data(container, second, _ignore)
+    return _digest(container, first) != _digest(container, second)
+
+
+def _digest(container: Container, member: Member) -> bytes:
+    """A hash of a member's bytes; nothing where they can't be had."""
+    found = hashlib.blake2b()
+    try:
+        for piece in member_pieces(container.source, member, memoryview(bytearray(BUFFER_SIZE))):
+            found.update(piece)
+    except MemberError:
+        return b""
+    return found.digest()
 
 
 def _nested_source(checkpoint: Checkpoint, inner: Source, depth: int) -> None:
@@ -385,9 +417,13 @@ def _nested_archive(checkpoint: Checkpoint, source: Source, prefix: str, depth: 
     """Collect the pickles of every member of an archive that is not the checkpoint's own container."""
     container = read_zip(source, _ignore)
     for name, member in [*container.members.items(), *container.alternatives][:MOST_MEMBERS]:
-        if not name.startswith("data/") and member.size <= MOST_BYTES:
-            data = _member_data(container, member, _ignore)
-            _nested_source(checkpoint, BytesSource(data, prefix + name), depth + 1)
+        if name.startswith("data/"):
+            continue
+        if member.method == STORED:
+            inner: Source = WindowSource(source, member.offset, member.size, prefix + name)
+        else:
+            inner = _unpacked(checkpoint, container, member, prefix + name, _ignore)
+        _nested_source(checkpoint, inner, depth + 1)
 
 
 def _ignore(fact: Finding) -> None:

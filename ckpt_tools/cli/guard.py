@@ -13,7 +13,7 @@ import typer
 
 from ckpt_tools.cli.render import command as command_text
 from ckpt_tools.cli.render import complain, discard_output
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, trouble
 
 __all__ = ["BUG", "BUG_WORDS", "FINISHED", "INTERRUPTED", "NO", "USAGE", "YES", "bug_text", "guarded", "worst"]
 
@@ -64,7 +64,7 @@ def _code(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
     except (typer.Exit, typer.Abort):
         raise
     except OSError as error:
-        complain(f"{error.filename or 'the output'}: {error.strerror or error}; check the disk")
+        complain(f"{error.filename or 'the output'}: {trouble(error)}")
         discard_output()
         return USAGE
     except Exception as error:

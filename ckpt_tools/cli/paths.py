@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ckpt_tools.checkpoint import CHECKPOINT_NAMES
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, reason_of
 
 __all__ = ["expand"]
 
@@ -42,7 +42,9 @@ def _below(folder: str, names: tuple[str, ...]) -> list[str]:
     found: list[str] = []
 
     def unreadable(error: OSError) -> None:
-        raise CkptError(f"{error.filename} can't be searched: {error.strerror}; name the folders beside it") from error
+        raise CkptError(
+            f"{error.filename} can't be searched: {reason_of(error)}; name the folders beside it"
+        ) from error
 
     for room, folders, files in os.walk(folder, onerror=unreadable):
         folders.sort()

@@ -12,7 +12,7 @@ import typer
 
 from ckpt_tools.checks.names import counted
 from ckpt_tools.cli.render import COLOURS, bytes_text, command, paint, progress_bar, say, shown
-from ckpt_tools.findings import CkptError
+from ckpt_tools.findings import CkptError, reason_of
 from ckpt_tools.findings.commands import following
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CkptError(f"the folder {folder} can't be made: {error.strerror or error}; name another one") from error
+        raise CkptError(f"the folder {folder} can't be made: {reason_of(error)}; name another one") from error
 
 
 def waits(plan: Plan, how: How) -> bool:

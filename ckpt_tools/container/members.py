@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -134,8 +135,10 @@ def member_bytes(source: Source, member: Member, most: int) -> bytes:
         raise MemberError(f"is {member.size} bytes long, more than the {most} that are looked at")
     if member.method == STORED:
         return source.read(member.offset, member.size)
-    buffer = memoryview(bytearray(1))
-    return b"".join(bytes(piece) for piece in member_pieces(source, member, buffer))
+    whole = io.BytesIO()  # gives its bytes away without a copy
+    for piece in member_pieces(source, member, memoryview(bytearray(1))):
+        whole.write(piece)
+    return whole.getvalue()
 
 
 def member_source(source: Source, member: Member) -> Source:

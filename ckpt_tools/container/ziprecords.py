@@ -214,6 +214,6 @@ def signatures(source: Source, start: int, wanted: tuple[bytes, ...]) -> Iterato
     while place < source.size:
         window = source.read(place, BUFFER_SIZE)
         yield from (place + found.start() for found in pattern.finditer(window))
-        if place + len(window) >= source.size:
+        if len(window) < BUFFER_SIZE:  # the end, which may come earlier than it was when the file was opened
             return
         place += len(window) - 3  # a signature may go on in the next window

@@ -17,6 +17,7 @@ from ckpt_tools.findings.model import (
     finding,
     strict,
 )
+from ckpt_tools.findings.system import reason_of, step_for, trouble
 from ckpt_tools.findings.texts import LONGEST_MESSAGE, as_text, escape, plain_json, writable
 
 __all__ = [
@@ -39,6 +40,9 @@ __all__ = [
     "finding",
     "lookup",
     "plain_json",
+    "reason_of",
+    "step_for",
     "strict",
+    "trouble",
     "writable",
 ]

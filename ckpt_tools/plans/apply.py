@@ -11,14 +11,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
-from ckpt_tools.findings import CkptError, Verdict, decide
-from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish
+from ckpt_tools.findings import CkptError, Verdict, decide, reason_of, step_for, trouble
+from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish, sweep_beside
 from ckpt_tools.plans.model import Plan
 from ckpt_tools.sidefiles import first_bytes
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
@@ -62,9 +62,12 @@ class Planned:
         output, original = self.check_places(force=force), Path(os.path.realpath(self.plan.file))
         assert self.archive is not None
         backup = backup_name(original) if output == original else None
-        with ExitStack() as undo:
+        for path in (output, *self.sidecars):
+            sweep_beside(path)
+        with ExitStack() as aside, ExitStack() as undo:
             for path, data in self.sidecars.items():
-                _write_beside(path, data, original, undo)
+                undo.callback(_put_back, path, aside.enter_context(_second_name(path)))
+                _write_beside(path, data, original)
             apply_archive(self.archive, output, original, self.check, self.files.close, backup, progress)
             undo.pop_all()
         self.plan.written, self.plan.backup = True, backup.name if backup is not None else None
@@ -75,7 +78,7 @@ class Planned:
         if self.archive is None or self.plan.refused is not None:
             raise CkptError(self.plan.refused or f"there is nothing to do for {self.plan.file}")
         output, original = Path(self.plan.output), Path(os.path.realpath(self.plan.file))
-        in_place = os.path.exists(output) and os.path.exists(original) and os.path.samefile(output, original)
+        in_place = _there(output) and _there(original) and os.path.samefile(output, original)
         check_place(output, original, self.archive.size, in_place=in_place, force=force)
         for path, data in self.sidecars.items():
             check_place(path, original, len(data), in_place=False, force=force or (in_place and _is_ours(path)))
@@ -96,13 +99,45 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _write_beside(path: Path, data: bytes, like: Path, undo: ExitStack) -> None:
-    """Write a small file; ``undo`` takes it away again where it was not there before."""
-    new = not os.path.exists(path)
+def _there(path: Path) -> bool:
+    """Whether a path leads to something; raises ``CkptError`` where that can't be told: it must not be overwritten."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise CkptError(f"{path} can't be looked at: {trouble(error)}") from error
+    return True
+
+
+@contextlib.contextmanager
+def _second_name(path: Path) -> Iterator[Path | None]:
+    """Another name of a file, for as long as it may have to be put back; ``None`` where there is no file."""
+    if not _there(path):
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            kept = stack.enter_context(beside(path, PRIVATE))
+            kept.unlink()
+            keep_copy(path, kept)
+        except OSError as error:
+            raise CkptError(f"{path} can't be replaced: {trouble(error)}") from error
+        yield kept
+
+
+def _put_back(path: Path, before: Path | None) -> None:
+    with contextlib.suppress(OSError):
+        if before is not None:
+            os.replace(before, path)
+        else:
+            path.unlink()
+
+
+def _write_beside(path: Path, data: bytes, like: Path) -> None:
+    """Write a small file."""
     source = JoinedSource([Stretch(BytesSource(data))], str(path))
     apply_archive(source, path, like, lambda temporary, archive: None, lambda: None)
-    if new:
-        undo.callback(lambda: path.unlink(missing_ok=True))
 
 
 def check_place(output: Path, original: Path, size: int, *, in_place: bool, force: bool) -> None:
@@ -112,12 +147,12 @@ def check_place(output: Path, original: Path, size: int, *, in_place: bool, forc
         raise CkptError(f"the folder {folder} does not exist; make it, or name another output with -o")
     if os.path.isdir(output):
         raise CkptError(f"{output} is a folder; name a file with -o")
-    if not in_place and os.path.exists(output) and not force:
+    if not in_place and _there(output) and not force:
         raise CkptError(f"{output} is there already; name another output with -o, or overwrite it with --force")
     try:
         age = time.time() - original.stat().st_mtime
     except OSError as error:
-        raise CkptError(f"{original} is gone: {error.strerror or error}; nothing was written") from error
+        raise CkptError(f"{original} is gone: {reason_of(error)}; nothing was written, {step_for(error)}") from error
     if in_place and age < SETTLED and not force:
         raise CkptError(
             f"{original} was written to {max(0, round(age))} seconds ago, perhaps by a trainer that still runs; "
@@ -159,23 +194,27 @@ def apply_archive(
                 _copy(archive, file.fileno(), progress)
                 os.fsync(file.fileno())
             check(temporary, archive)
-            if archive.changed():
-                raise CkptError(
-                    f"a file {output.name} is made of was written to meanwhile; nothing was changed, try again"
-                )
+            _refuse_changed(archive, output, like)
             adopt(temporary, like)
-            close()
-            if backup is not None:
-                keep_copy(output, backup)
-            try:
-                publish(temporary, output)
-            except OSError:
+            with ExitStack() as undo:
                 if backup is not None:
-                    backup.unlink()
-                raise
+                    keep_copy(output, backup)
+                    undo.callback(backup.unlink)
+                _refuse_changed(archive, output, like)  # once more: what was saved meanwhile must not be replaced
+                close()
+                publish(temporary, output)
+                undo.pop_all()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CkptError(f"{output} can't be written: {reason}; nothing was changed") from error
+        why = f"{reason_of(error)}; nothing was changed, {step_for(error)}"
+        raise CkptError(f"{output} can't be written: {why}") from error
+
+
+def _refuse_changed(archive: JoinedSource, output: Path, like: Path) -> None:
+    if archive.changed():
+        raise CkptError(
+            f"{like.name}, or another file {output.name} is made of, was written to meanwhile; "
+            "nothing was changed, try again"
+        )
 
 
 def _copy(archive: JoinedSource, handle: int, progress: Progress | None) -> None:
@@ -211,7 +250,7 @@ def _copy_stretch(stretch: Stretch, place: int, handle: int, buffer: memoryview)
     from isal.isal_zlib import crc32
 
     crc = done = sent = 0
-    for piece in blocks(stretch.source, 0, stretch.source.size, buffer):
+    for piece in _pieces(stretch, buffer):
         crc = crc32(piece, crc) if stretch.crc is not None else 0
         _write(handle, piece, place + done)
         done += len(piece)
@@ -221,6 +260,14 @@ def _copy_stretch(stretch: Stretch, place: int, handle: int, buffer: memoryview)
     _send(handle, place + sent, done - sent)
     if done != stretch.source.size or (stretch.crc is not None and crc != stretch.crc):
         raise CkptError(f"{stretch.name} changed while it was copied; nothing was changed, try again")
+
+
+def _pieces(stretch: Stretch, buffer: memoryview) -> Iterator[memoryview]:
+    """The bytes of a stretch; raises ``CkptError`` where its file can't be read."""
+    try:
+        yield from blocks(stretch.source, 0, stretch.source.size, buffer)
+    except OSError as error:
+        raise CkptError(f"{stretch.name or stretch.source.name} can't be read: {trouble(error)}") from error
 
 
 def _write(handle: int, piece: memoryview, place: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from ckpt_tools import __version__
 from ckpt_tools.checkpoint import Checkpoint
-from ckpt_tools.container import member_source
+from ckpt_tools.container import MemberError, member_source
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.holdings import Holding
 from ckpt_tools.plans.model import Plan
@@ -55,7 +56,9 @@ def _source(checkpoint: Checkpoint) -> dict[str, Any]:
 
     container = checkpoint.container
     main = container.members.get("data.pkl") if container is not None and container.kind == "zip" else None
-    crc = crc32(member_source(checkpoint.source, main).read(0, main.size)) if main is not None else None
+    crc = None
+    with contextlib.suppress(MemberError):  # one that can't be unpacked has none
+        crc = crc32(member_source(checkpoint.source, main).read(0, main.size)) if main is not None else None
     return {
         "name": checkpoint.path.name,
         "size": checkpoint.source.size,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle
 from ckpt_tools.pickles.nodes import Node, Opaque, SetNode, children, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import callee_of, inert, is_storage, live, result_rule
+from ckpt_tools.policy.kinds import callee_of, inert, is_storage, leaves, live, maker_of, result_rule
 from ckpt_tools.policy.known import EVALUATED, EXECUTABLES, LAYER_NAME, NOT_LAYERS, SHARED
 from ckpt_tools.policy.names import Tier, callable_tree, package_of, rule_of, tier_of, well_known
 from ckpt_tools.policy.rules import (
@@ -69,7 +69,8 @@ def _dangers(pickle: Pickle, uses: Uses) -> Iterator[Judgement]:
             rule = rules.get(id(call.callee))
             if (rule == "rebuilder" and _usual(call.args)) or (rule == "pairs" and not call.args):
                 continue  # nearly every call of a checkpoint: a tensor, or an empty dictionary that is filled later
-        for why in _of_call(call, uses):
+        why = next(_of_call(call, uses), "")  # one cause is enough
+        if why:
             yield Judgement(Tier.DANGEROUS, _shown(call), why, call.position)
     yield from _besides_calls(pickle, uses)
 
@@ -205,29 +206,23 @@ def _of_unknown_call(call: Call, callee: GlobalRef, uses: Uses) -> Iterator[str]
 
 def _has_text(call: Call) -> bool:
     """Whether text is among the arguments, also in lists: it may be the path of a file, or an expression."""
-    waiting: list[Node] = [call.args]
-    for _ in range(MOST_ENTRIES):
-        if not waiting:
-            return False
-        part = waiting.pop()
-        if isinstance(part, (str, bytes)) or result_rule(part) == "sized":
-            return True
-        if isinstance(part, (list, tuple)):
-            waiting.extend(part)
-    return True
+    return any(isinstance(part, (str, bytes, Opaque)) or result_rule(part) == "sized" for part in leaves(call.args))
 
 
 # Rules whose results are containers of Python, and what may be put into them.
 TAKES_ITEMS = frozenset({"items", "sized", ""})
 TAKES_PAIRS = frozenset({"pairs", "factory", "layer", "data", ""})
 TAKES_STATE = frozenset({
-    "array", "bare", "bit_generator", "data", "dill_array", "factory", "items", "layer", "newobj", "of_type",
-    "own_class", "pairs", "partial", "reconstructor", "",
+    "array", "bare", "bit_generator", "data", "dill_array", "factory", "items", "layer", "of_type", "own_class",
+    "pairs", "partial", "sized", "",
 })  # fmt: skip
 
 
 def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
     """What is wrong with the items, pairs and attributes an object gets after it was made."""
+    maker = maker_of(call)
+    if maker is not None and maker is not callee:  # an object of a class that ``copyreg`` was given
+        callee, rule = maker, rule_of(maker.module, maker.name)
     made = (callee.module, callee.name)
     shared = made in SHARED and (call.states or call.items or call.pairs)
     if shared or (call.items and rule not in TAKES_ITEMS) or (call.pairs and rule not in TAKES_PAIRS):
@@ -248,7 +243,7 @@ def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
 
 
 # Rules of objects whose attributes are named by whoever wrote the script.
-CHOSEN_BY_USERS = frozenset({"bare", "pairs", "factory", "items", "partial", "newobj", "reconstructor"})
+CHOSEN_BY_USERS = frozenset({"bare", "pairs", "factory", "items", "partial"})
 
 
 def _user_state_problem(state: Node) -> str:
@@ -268,8 +263,8 @@ def _of_layer(state: Node) -> Iterator[str]:
             yield from _of_room(key, value)
         elif type(key) is str and key[-6:] == "_hooks" and is_mapping(value):
             yield from _of_hooks(key, value)
-        elif key in EVALUATED and isinstance(value, dict):
-            yield from _of_evaluated(value)
+        elif key in EVALUATED and is_mapping(value):
+            yield from _of_evaluated(dict(pairs_of(value)))
 
 
 def _of_room(room: str, held: Node) -> Iterator[str]:
@@ -294,20 +289,22 @@ LITERAL = re.compile(r"[\w.\[\](), +*/=:'\"-]*")
 
 def _of_evaluated(yaml: dict[Node, Node]) -> Iterator[str]:
     """Text in a model yaml that its trainer hands to ``eval``: an activation, modules and their arguments."""
-    waiting: list[Node] = [yaml.get(key) for key in ("activation", "act", "backbone", "head")]
+    if any(isinstance(key, Call) for key in yaml):
+        yield "a key of its model yaml, which the trainer evaluates, is computed while loading"
+    for key in ("activation", "act"):
+        text = yaml.get(key)
+        if isinstance(text, str) and not re.match(r"(torch\.)?nn\.[A-Z]", text):
+            yield f"the trainer evaluates the text {text[:80]!r} of its model yaml"
+            return
     for row in (row for key in ("backbone", "head") for row in _rows(yaml.get(key))):
         name = row[2] if len(row) > 2 else None
         if isinstance(name, str) and not _layer_name(name):
             yield f"the trainer calls {name[:80]!r}, which is no layer, with arguments of its model yaml"
-    for _ in range(MOST_ENTRIES):
-        if not waiting:
-            return
-        value = waiting.pop()
-        if isinstance(value, (list, tuple)):
-            waiting.extend(value)
+    for value in leaves([yaml.get(key) for key in ("activation", "act", "backbone", "head")]):
+        if isinstance(value, (Call, GlobalRef, Opaque)):
+            yield "a part of its model yaml, which the trainer evaluates, is computed while loading"
         elif isinstance(value, str) and not _harmless_expression(value):
             yield f"the trainer evaluates the text {value[:80]!r} of its model yaml"
-            return
 
 
 def _rows(node: Node) -> list[Node]:
@@ -319,7 +316,6 @@ def _layer_name(name: str) -> bool:
     return known and name not in NOT_LAYERS and not name.endswith("Model")
 
 
-MOST_ENTRIES = 100_000
 EXPRESSION_NODES = (
     ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.Call, ast.keyword, ast.List, ast.Tuple, ast.Load,
     ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv,

@@ -6,14 +6,14 @@ tensors, arrays, names. *Live* ones can be called: functions, classes, bound met
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, run
-from ckpt_tools.pickles.nodes import Extension, Node, OutOfBand, SetNode, pairs_of
+from ckpt_tools.pickles.nodes import Extension, Node, Opaque, OutOfBand, SetNode, pairs_of
 from ckpt_tools.policy.known import DUCK_NAMES, MODEL_NAMES, NAMED_TYPES
 from ckpt_tools.policy.names import callable_tree, rule_of, well_known
 
-__all__ = ["callee_of", "inert", "is_storage", "live", "names_in", "plain_type", "result_rule", "run_under"]
+__all__ = ["callee_of", "inert", "is_storage", "leaves", "live", "maker_of", "plain_type", "result_rule", "run_under"]
 
 MOST_LOOKED_AT = 100_000  # nodes of one argument; nobody's data has more in the arguments of one call
 SCALARS = frozenset({type(None), bool, int, float, str, bytes, bytearray, OutOfBand})
@@ -31,9 +31,9 @@ def callee_of(call: Call) -> GlobalRef | None:
     maker = call.callee
     if type(maker) is GlobalRef:
         return maker
-    if not isinstance(maker, Call):
+    if not isinstance(maker, Call) or maker.target is None:
         return call.target
-    rule = result_rule(maker)
+    rule = rule_of(maker.target.module, maker.target.name)
     match maker.args:
         case (str() as text,) if rule == "named_type" and text in NAMED_TYPES:
             return GlobalRef(*NAMED_TYPES[text], call.position)
@@ -42,10 +42,19 @@ def callee_of(call: Call) -> GlobalRef | None:
     return None
 
 
-def result_rule(node: Node) -> str:
-    """The rule of the function a call names; empty for anything else."""
+def maker_of(node: Node) -> GlobalRef | None:
+    """The function or class an object is made by, also where ``copyreg`` makes it of a class."""
     callee = callee_of(node) if isinstance(node, Call) else None
-    return rule_of(callee.module, callee.name) if callee is not None else ""
+    if callee is not None and rule_of(callee.module, callee.name) in ("reconstructor", "newobj"):
+        first = node.args[0] if isinstance(node.args, tuple) and node.args else None
+        return first if isinstance(first, GlobalRef) else callee
+    return callee
+
+
+def result_rule(node: Node) -> str:
+    """The rule of the function or class an object is made by; empty for anything else."""
+    maker = maker_of(node)
+    return rule_of(maker.module, maker.name) if maker is not None else ""
 
 
 def is_storage(node: Node) -> bool:
@@ -74,7 +83,7 @@ def _nested_storage(node: Call) -> bool:
         if pickle.trouble is not None:
             return False
         place += pickle.end
-    return isinstance(run(bytes(data[place : place + 4096])).root, Persistent)
+    return is_storage(run(bytes(data[place : place + 4096])).root)
 
 
 def inert(node: Node) -> bool:
@@ -112,8 +121,8 @@ def inert(node: Node) -> bool:
 
 def _frame(node: Call) -> bool:
     """Whether it is an object of a class tree whose instances can't be called: a frame of pandas, a configuration."""
-    target = node.target
-    return target is not None and result_rule(node) == "layer" and not callable_tree(target.module)
+    maker = maker_of(node)
+    return maker is not None and rule_of(maker.module, maker.name) == "layer" and not callable_tree(maker.module)
 
 
 def live(node: Node) -> bool:
@@ -155,19 +164,20 @@ COMPUTED_KEYS = frozenset({Call, GlobalRef, Persistent})
 ALL_NAMES = DUCK_NAMES | MODEL_NAMES
 
 
-def names_in(node: Node) -> Iterable[GlobalRef]:
-    """The names in a node, directly or in plain containers."""
+def leaves(node: Node) -> Iterator[Node]:
+    """What lies in nested tuples, lists and values of dictionaries; an ``Opaque`` at the end where that is too much."""
     waiting: list[Node] = [node]
     for _ in range(MOST_LOOKED_AT):
         if not waiting:
             return
         node = waiting.pop()
-        if isinstance(node, GlobalRef):
-            yield node
-        elif isinstance(node, (tuple, list)):
+        if isinstance(node, (tuple, list)):
             waiting.extend(node)
         elif isinstance(node, dict):
             waiting.extend(node.values())
+        else:
+            yield node
+    yield Opaque(None)
 
 
 def plain_type(node: Node) -> bool:

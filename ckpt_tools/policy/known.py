@@ -9,7 +9,8 @@ from __future__ import annotations
 
 __all__ = [
     "BARE", "BIT_GENERATORS", "CLASS_TREES", "DATA_TREES", "DUCK_NAMES", "EFFECTS_OF_IMPORT",
-    "EVALUATED", "EXECUTABLES", "KNOWN", "LAYER_NAME", "MODEL_NAMES", "NAMED_TYPES", "NOT_LAYERS", "OLD_STDLIB",
+    "EVALUATED", "EXECUTABLES", "KNOWN", "LAYER_NAME", "MODEL_NAMES", "MODEL_TREES",
+    "NAMED_TYPES", "NOT_LAYERS", "OLD_STDLIB",
     "OPENERS", "OPENING_NAMES", "PATTERNS", "REBUILDERS", "SHARED", "WELL_KNOWN",
 ]  # fmt: skip
 
@@ -402,6 +403,14 @@ CLASS_TREES: tuple[str, ...] = (
     "pandas",
 )
 
+# Of these, the trees of layers and models: a method bound to one of theirs is fetched without running anything.
+MODEL_TREES: tuple[str, ...] = tuple(
+    tree
+    for tree in CLASS_TREES
+    if tree.startswith(("torch.", "ultralytics.", "models.", "yolo", "mmyolo.", "mmdet.", "torchvision.", "timm.",
+                        "rfdetr", "libreyolo", "detectron2.", "fvcore.", "super_gradients."))
+)  # fmt: skip
+
 # Of these, the trees whose classes hold data; an instance of any other can be called, as a layer or a transform.
 DATA_TREES: tuple[str, ...] = ("omegaconf", "pandas")
 
@@ -425,6 +434,10 @@ WELL_KNOWN: frozenset[str] = frozenset(
     parso ptyprocess wcwidth colorama termcolor tabulate mako markupsafe loguru tenacity backoff apscheduler schedule
     deepdiff charset_normalizer dateutil isal natsort ultralytics_thop ultralytics_hub cachetools diskcache execnet
     pluggy py
+    fontTools contourpy kiwisolver cycler pyparsing certifi idna regex hf_xet truststore shellingham
+    sortedcontainers multidict yarl frozenlist aiosignal propcache cuda pynvml orderly_set markdown_it mdurl
+    pathspec iniconfig xdist mypy mypyc ruff annotated_doc typing_extensions sentencepiece sacremoses jieba peft
+    trl bitsandbytes evaluate
     cryptography OpenSSL twisted gevent eventlet trio anyio uvloop h5py tables zarr pyarrow polars picklescan fickling
     """.split()
 )

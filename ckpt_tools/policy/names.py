@@ -13,6 +13,7 @@ from ckpt_tools.policy.known import (
     EFFECTS_OF_IMPORT,
     EXECUTABLES,
     KNOWN,
+    MODEL_TREES,
     OLD_STDLIB,
     OPENERS,
     OPENING_NAMES,
@@ -20,7 +21,7 @@ from ckpt_tools.policy.known import (
     WELL_KNOWN,
 )
 
-__all__ = ["Tier", "callable_tree", "in_tree", "is_class", "package_of", "rule_of", "tier_of", "well_known"]
+__all__ = ["Tier", "callable_tree", "in_tree", "is_class", "of_model", "package_of", "rule_of", "tier_of", "well_known"]
 
 STDLIB = frozenset(sys.stdlib_module_names) | OLD_STDLIB
 IDENTIFIER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -30,7 +31,7 @@ def _below(modules: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("(" + "|".join(map(re.escape, modules)) + r")(\.|$)")
 
 
-TREES, DATA = _below(CLASS_TREES), _below(DATA_TREES)
+TREES, DATA, MODELS = _below(CLASS_TREES), _below(DATA_TREES), _below(MODEL_TREES)
 OPENING, OPENING_CLASS = re.compile("|".join(OPENERS)), re.compile(OPENING_NAMES)
 RULED = tuple((re.compile(module), re.compile(name), rule) for module, name, rule in PATTERNS)
 
@@ -75,6 +76,11 @@ def _opens(module: str, name: str) -> bool:
 def callable_tree(module: str) -> bool:
     """Whether an instance of a class of that tree can be called: a layer, a transform, a metric."""
     return not DATA.match(module)
+
+
+def of_model(module: str) -> bool:
+    """Whether a class of that module is a layer or a model."""
+    return bool(MODELS.match(module))
 
 
 @functools.lru_cache(maxsize=4096)

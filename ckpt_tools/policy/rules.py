@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ckpt_tools.pickles import Call, GlobalRef, Persistent
-from ckpt_tools.pickles.nodes import Node, SetNode, is_mapping, pairs_of
-from ckpt_tools.policy.kinds import callee_of, inert, names_in, plain_type, result_rule, run_under
+from ckpt_tools.pickles.nodes import Node, Opaque, SetNode, is_mapping, pairs_of
+from ckpt_tools.policy.kinds import callee_of, inert, leaves, maker_of, plain_type, result_rule, run_under
 from ckpt_tools.policy.known import BIT_GENERATORS, NAMED_TYPES, REBUILDERS
-from ckpt_tools.policy.names import Tier, callable_tree, in_tree, is_class, rule_of, tier_of, well_known
+from ckpt_tools.policy.names import Tier, in_tree, is_class, of_model, rule_of, tier_of, well_known
 
 __all__ = ["OWN_HASH", "RULES", "RUNNING", "Uses", "handed_over", "plain_hash", "running", "state_problem"]
 
@@ -65,10 +65,14 @@ ENCODINGS = ("latin1", "latin-1", "ascii", "utf-8", "utf8")
 def _items(call: Call, uses: Uses) -> str:
     """A container made of the items of a list or tuple that stands in the file; the items may be anything."""
     problem = "" if inert(call.kwargs) else NOT_DATA
-    if call.path.endswith(".iter") and len(_arguments(call)) != 1:
+    callee = callee_of(call)
+    name = callee.name if callee is not None else ""
+    if name == "iter" and len(_arguments(call)) != 1:
         return "it calls a function again and again"
-    hashed = call.path.endswith("set")
+    hashed = name in ("set", "frozenset")
     for argument in _arguments(call):
+        if isinstance(argument, GlobalRef):
+            return NOT_DATA
         if hashed and isinstance(argument, (list, tuple)) and not all(map(plain_hash, argument)):
             return OWN_HASH
         if not isinstance(argument, (list, tuple, SetNode, dict)) and not inert(argument):
@@ -86,7 +90,7 @@ def _pairs(call: Call, uses: Uses) -> str:
                 return NOT_DATA
             if not all(plain_hash(pair[0]) for pair in argument if pair):
                 return OWN_HASH
-        elif not isinstance(argument, dict) and not inert(argument):
+        elif isinstance(argument, GlobalRef) or (not isinstance(argument, dict) and not inert(argument)):
             return NOT_DATA
     return "" if inert(call.kwargs) else NOT_DATA
 
@@ -100,7 +104,7 @@ def plain_hash(key: Node) -> bool:
     Those of transformers and torchmetrics look into the state; a placement of ``torch.distributed`` that was made
     without its constructor ends the process.
     """
-    callee = callee_of(key) if isinstance(key, Call) else None
+    callee = maker_of(key)
     own = callee is not None and rule_of(callee.module, callee.name) in ("layer", "bare")
     return callee is None or not own or callee.module.startswith(("torch.nn.", "torch.optim."))
 
@@ -125,7 +129,9 @@ def _layer(call: Call, uses: Uses) -> str:
 def _enum(call: Call, uses: Uses) -> str:
     """An enumeration is called with its one value."""
     args = _arguments(call)
-    plain = len(args) == 1 and (isinstance(args[0], (str, int, float)) or result_rule(args[0]) == "layer")
+    maker = maker_of(args[0]) if args else None
+    weights = maker is not None and maker.path == "torchvision.models._api.Weights"
+    plain = len(args) == 1 and (isinstance(args[0], (str, int, float)) or weights)
     return "" if plain and not call.kwargs else "an enumeration has one plain value"
 
 
@@ -210,7 +216,7 @@ def _attribute(call: Call, uses: Uses) -> str:
             return ""
         case (Call() as owner, str() as name) if name.isidentifier() and not name.startswith("__"):
             target = owner.target
-            if target is not None and result_rule(owner) == "layer" and callable_tree(target.module):
+            if target is not None and result_rule(owner) == "layer" and of_model(target.module):
                 return ""
             if target is not None and not result_rule(owner) and not well_known(target.module):
                 return ""  # an attribute of user code, which is a warning by itself
@@ -269,17 +275,10 @@ def _partial(call: Call, uses: Uses) -> str:
 
 def _quiet(given: Node) -> bool:
     """Whether the arguments a constructor would get hold no text, no bytes and no objects."""
-    waiting: list[Node] = [given]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (tuple, list)):
-            waiting.extend(node)
-        elif isinstance(node, dict):
-            waiting.extend(node.values())
-        elif isinstance(node, Call):
-            if result_rule(node) not in ("partial", "enum", "data", "rebuilder"):
-                return False
-        elif isinstance(node, (str, bytes, Persistent)):
+    for part in leaves(given):
+        if isinstance(part, (str, bytes, Persistent, Opaque)):
+            return False
+        if isinstance(part, Call) and result_rule(part) not in ("partial", "enum", "data", "rebuilder"):
             return False
     return True
 
@@ -399,16 +398,12 @@ def _union(call: Call, uses: Uses) -> str:
 
 def _type_form(node: Node) -> bool:
     """Whether a node is a type, a form of ``typing``, or a tuple or list of them."""
-    waiting: list[Node] = [node]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (tuple, list)):
-            waiting.extend(node)
-        elif isinstance(node, GlobalRef):
-            dangerous = tier_of(node.module, node.name, True)[0] is Tier.DANGEROUS
-            if not (node.module in TYPE_MODULES or plain_type(node) or (is_class(node.name) and not dangerous)):
+    for part in leaves(node):
+        if isinstance(part, GlobalRef):
+            dangerous = tier_of(part.module, part.name, True)[0] is Tier.DANGEROUS
+            if not (part.module in TYPE_MODULES or plain_type(part) or (is_class(part.name) and not dangerous)):
                 return False
-        elif not (node is None or result_rule(node) in ("subscript", "union", "type_of", "named_type")):
+        elif not (part is None or result_rule(part) in ("subscript", "union", "type_of", "named_type")):
             return False
     return True
 
@@ -485,8 +480,7 @@ RUNNING = frozenset({"nested", "of_type", "bit_generator", "reconstructor", "new
 
 def handed_over(call: Call) -> Iterator[GlobalRef]:
     """The names a call gives to a function nobody knows, which may call them."""
-    yield from names_in(call.args)
-    yield from names_in(call.kwargs)
+    return (part for part in leaves((call.args, call.kwargs)) if isinstance(part, GlobalRef))
 
 
 def running(ref: GlobalRef) -> bool:

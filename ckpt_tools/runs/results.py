@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,17 @@ def read_results(path: Path) -> int:
 
 
 def results_of(path: Path) -> Results:
-    """The numbers of each epoch, counted from 0, in a results.csv; none where there is no such table, or a vast one."""
+    """The numbers of each epoch, counted from 0, in a results.csv; none where there is no such file.
+
+    Raises ``CkptError`` for another file, one that can't be read, and a vast one.
+    """
     found: dict[int, dict[str, float]] = {}
     kept = 0
-    try:
-        for epoch, row in _rows(path):
-            kept += len(row) if epoch not in found else 0
-            if kept > MOST_NUMBERS:
-                return {}
-            found[epoch] = dict(_numbers(row))
-    except CkptError:
-        return {}
+    for epoch, row in _rows(path) if os.path.lexists(path) else ():
+        kept += len(row) if epoch not in found else 0
+        if kept > MOST_NUMBERS:
+            raise CkptError(f"{path} holds more than {MOST_NUMBERS} numbers; check the file")
+        found[epoch] = dict(_numbers(row))
     before = _counted_from(min(found, default=0))
     return {epoch - before: row for epoch, row in found.items()}
 

@@ -17,7 +17,7 @@ from ckpt_tools.conversions import Conversion
 from ckpt_tools.conversions.formats import CHECKS, SAYS, WRITERS, beside, format_of, read_weights
 from ckpt_tools.conversions.scrub import cleaned, left_in
 from ckpt_tools.conversions.table import convert
-from ckpt_tools.findings import CkptError, Verdict, plain_json
+from ckpt_tools.findings import CkptError, Verdict, plain_json, trouble
 from ckpt_tools.plans.apply import Planned
 from ckpt_tools.plans.case import Case
 from ckpt_tools.plans.draft import Draft
@@ -79,7 +79,7 @@ def plan_convert(
             plan.refused = str(error)
     except OSError as error:
         files.close()
-        raise CkptError(f"{path} can't be read: {error.strerror or error}; check the disk") from error
+        raise CkptError(f"{path} can't be read: {trouble(error)}") from error
     except BaseException:
         files.close()
         raise

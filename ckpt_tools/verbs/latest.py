@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckpt_tools.checks.context import Target
-from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.findings import CkptError, Verdict, trouble
 from ckpt_tools.runs import Run, find_runs
 from ckpt_tools.verbs.glance import Glance, best_first, glance
 from ckpt_tools.verbs.verify import Report, verify
@@ -44,8 +44,13 @@ def latest(
     names a metric to choose by instead of the epoch, ``quick`` trusts structure alone. Raises ``CkptError`` where the
     folder can't be used or the metric is in no file.
     """
-    runs = find_runs(Path(folder))
     outcome = Newest(reason=f"there is no checkpoint in {folder}")
+
+    def pass_over(error: OSError) -> None:
+        passed = Path(error.filename or folder), f"can't be looked at: {trouble(error)}"
+        outcome.passed += [passed] if passed not in outcome.passed else []
+
+    runs = find_runs(Path(folder), unreadable=pass_over)
     for place, run in enumerate(runs):
         candidates = _candidates(run, outcome, target)
         over = _over(candidates) if purpose == "resume" else None

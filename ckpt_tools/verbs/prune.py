@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tools.conversions import Conversion
-from ckpt_tools.findings import CkptError, Verdict
+from ckpt_tools.findings import CkptError, Verdict, reason_of, trouble
 from ckpt_tools.placing import PRIVATE, beside, copy_whole, publish, sync_folder
 from ckpt_tools.runs import Results, Run, can_reflink, digest, find_runs, is_backup, reflink, results_of
 from ckpt_tools.verbs.convert import plan_convert
@@ -89,6 +89,7 @@ class RunPlan:
 
     folder: Path
     files: list[Entry] = field(default_factory=list)
+    unread: str = ""  # why its results.csv says nothing
 
     def of(self, action: str) -> list[Entry]:
         return [entry for entry in self.files if entry.action == action]
@@ -143,18 +144,25 @@ def plan_prune(paths: Sequence[str | os.PathLike[str]], rules: Rules) -> Pruning
         raise CkptError("no rule says what is to stay; give one, e.g. --keep-last 3")
     runs: dict[Path, Run] = {}
     for path in paths:
-        for run in find_runs(Path(path), backups=True):
+        for run in find_runs(Path(path), backups=True, unreadable=_refuse_unseen):
             runs.setdefault(Path(os.path.realpath(run.folder)), run)
     plans = [_plan_run(run, rules) for run in runs.values()]
     if rules.max_size is not None:
         _cap(plans, rules.max_size)
     kept = [why for plan in plans for entry in plan.files for why in entry.reasons if why.startswith("--keep-best")]
     if kept and rules.best is not None and all(why.endswith(UNKNOWN) for why in kept):
-        raise CkptError(f"--keep-best {rules.best[0]}: no file has such a metric; `ckpt inspect` shows those there are")
+        unread = "".join(f"; {plan.unread}" for plan in plans if plan.unread)
+        raise CkptError(
+            f"--keep-best {rules.best[0]}: no file has such a metric; `ckpt inspect` shows those there are{unread}"
+        )
     _count_links(plans)
     if rules.dedupe:
         _plan_sharing(plans, rules.hardlink)
     return Pruning(plans, rules.hardlink)
+
+
+def _refuse_unseen(error: OSError) -> None:
+    raise CkptError(f"{error.filename} can't be searched: {reason_of(error)}; name the folders beside it") from error
 
 
 def _guards(run: RunPlan) -> list[Entry]:
@@ -166,26 +174,31 @@ def _guards(run: RunPlan) -> list[Entry]:
 def _plan_run(run: Run, rules: Rules) -> RunPlan:
     """The plan of one run, once all that is to stay in it has been read in full."""
     plan, candidates = RunPlan(run.folder), []
-    pointed_at, results = _pointed_at(run), results_of(run.folder / "results.csv")
+    results: Results = {}
+    pointed_at = _pointed_at(run)
+    try:
+        results = results_of(run.folder / "results.csv")
+    except CkptError as error:  # files may have the metric themselves
+        plan.unread = str(error)
     for path, status in run.files:
         found = _candidate(path, status, results)
         if isinstance(found, Entry):
             plan.files.append(found)
         else:
             candidates.append(found)
-    bad: set[Path] = set()
+    bad: dict[Path, str] = {}
     read: set[Path] = set()
     while True:
         sound = sorted((one for one in candidates if one.path not in bad), key=lambda one: one.order, reverse=True)
         reasons = _reasons(sound, rules, pointed_at)
         unread = [one for one in sound if reasons[one.path] and one.path not in read]
         read.update(one.path for one in unread)
-        fallen = {one.path for one in unread if not _verified(one)}
+        fallen = {one.path: broken for one in unread if (broken := _unsound(one))}
         if not fallen:
             break
         bad |= fallen  # what turned out to be damaged keeps nothing from staying in its place
     for one in candidates:
-        why = [LEFT_ALONE[Verdict.DAMAGED]] if one.path in bad else reasons[one.path]
+        why = [bad[one.path]] if one.path in bad else reasons[one.path]
         action = LEAVE if one.path in bad else KEEP if why else STRIP if rules.strip_old else REMOVE
         plan.files.append(_entry(one, action, why or ["no rule keeps it"]))
     for entry in plan.of(STRIP):
@@ -270,12 +283,13 @@ def _of_first_epochs(files: list[Glance], count: int) -> list[Glance]:
     return kept
 
 
-def _verified(one: Glance) -> bool:
-    """Whether a file that is to stay is what its structure said, with every byte read."""
+def _unsound(one: Glance) -> str:
+    """Why a file that is to stay is not what its structure said, with every byte read; a bad disk is no damage."""
     try:
-        return verify(one.path, siblings=False).verdict is one.report.verdict
-    except CkptError:
-        return False
+        same = verify(one.path, siblings=False).verdict is one.report.verdict
+    except CkptError as error:
+        return f"can't be read: {error}"
+    return "" if same else LEFT_ALONE[Verdict.DAMAGED]
 
 
 def _cap(plans: list[RunPlan], most: int) -> None:
@@ -375,7 +389,7 @@ def _share(entry: Entry, hardlink: bool) -> None:
             publish(temporary, entry.path)
         entry.done = True
     except (OSError, CkptError) as error:
-        entry.error = str(getattr(error, "strerror", None) or error)
+        entry.error = _why(error)
 
 
 def _plan_strip(entry: Entry) -> None:
@@ -399,7 +413,7 @@ def _strip(entry: Entry) -> None:
         os.utime(entry.path, ns=(entry.status.st_atime_ns, entry.status.st_mtime_ns))
         entry.done = True
     except (OSError, CkptError) as error:
-        entry.error = str(getattr(error, "strerror", None) or error)
+        entry.error = _why(error)
 
 
 def _remove(entry: Entry, run: Path, trash: bool, move_to: Path | None) -> None:
@@ -414,7 +428,11 @@ def _remove(entry: Entry, run: Path, trash: bool, move_to: Path | None) -> None:
             entry.path.unlink()
         entry.done = True
     except (OSError, CkptError) as error:
-        entry.error = str(getattr(error, "strerror", None) or error)
+        entry.error = _why(error)
+
+
+def _why(error: OSError | CkptError) -> str:
+    return trouble(error) if isinstance(error, OSError) else str(error)
 
 
 def _move(path: Path, place: Path) -> None:

@@ -21,7 +21,7 @@ from ckpt_tools.checks.repaired import check_repaired
 from ckpt_tools.checks.safety import check_unknown_code
 from ckpt_tools.checks.storages import check_storages
 from ckpt_tools.checks.training import check_training, is_weights
-from ckpt_tools.findings import CkptError, Finding, Verdict, decide, finding
+from ckpt_tools.findings import CkptError, Finding, Verdict, decide, finding, trouble
 from ckpt_tools.runs import checkpoints_in
 from ckpt_tools.source import FileSource
 
@@ -118,7 +118,7 @@ def verify(
             try:
                 report = verify_checkpoint(checkpoint, replace(context), siblings=siblings, progress=progress)
             except OSError as error:
-                raise CkptError(f"{path} can't be read: {error.strerror or error}; check the disk") from error
+                raise CkptError(f"{path} can't be read: {trouble(error)}") from error
             if not checkpoint.changed():
                 return _just_written(report, checkpoint)
         if attempt < ATTEMPTS:
