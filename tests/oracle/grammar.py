@@ -345,10 +345,12 @@ class Writer:
         return self.random.choice(METHODS if self.random.random() < 0.7 else self.words.methods)
 
     def named(self, pair: tuple[str, str]) -> bytes:
-        module, qualified = pair
-        if self.protocol > 2:  # the names of Python 2 are translated in older protocols only
-            module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+        module, qualified = self.spelled(pair[0]), pair[1]
         return name(module, qualified) if self.random.random() < 0.7 else stack_name(module, qualified)
+
+    def spelled(self, module: str) -> str:
+        """The names of Python 2 are translated in older protocols only."""
+        return module if self.protocol == 2 else {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
 
     def kept(self) -> bytes:
         """Something from the memo: the same object a second time."""
@@ -468,7 +470,7 @@ class Writer:
         if kind == 1:
             return MARK + cls + b"".join(arguments) + OBJ
         if kind == 2:
-            return MARK + b"".join(arguments) + INST + f"{made.module}\n{made.name}\n".encode()
+            return MARK + b"".join(arguments) + INST + f"{self.spelled(made.module)}\n{made.name}\n".encode()
         if kind == 3:
             return (
                 cls

@@ -18,7 +18,7 @@ from ckpt_tools.verbs.verify import verify
 
 pytest.importorskip("torch")
 PATIENCE = 600  # seconds for all files, on the slowest of machines
-ENOUGH = 200  # files that have to run, or the corpus proves nothing
+MOST = 0.9  # of the files have to run, or the corpus proves nothing
 
 
 class Outcome(NamedTuple):
@@ -65,5 +65,5 @@ def test_attack_that_runs_is_unsafe(name: str, outcomes: Mapping[str, Outcome]) 
 
 def test_most_attacks_still_run(outcomes: Mapping[str, Outcome]) -> None:
     kinds = {ATTACKS[name].kind for name, outcome in outcomes.items() if outcome.ran}
-    assert sum(outcome.ran for outcome in outcomes.values()) >= ENOUGH
+    assert sum(outcome.ran for outcome in outcomes.values()) >= MOST * len(ATTACKS)
     assert kinds == {"A1", "A2", "A4", "A5"}

@@ -53,6 +53,10 @@ QUIET = frozenset({"pickle.find_class", "object.__getattr__", "object.__setattr_
                    "sys._getframe", "builtins.id", "array.__new__", "sys.unraisablehook"})  # fmt: skip
 
 
+# ``inspect`` reads the signature of a built-in type by parsing it; what is run afterwards would be an event of its own.
+SIGNATURE = "compile (b'def foo"
+
+
 class Seen(BaseException):
     """Raised where something happens, so that it does not."""
 
@@ -77,7 +81,9 @@ class Watch:
 
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.on and event not in QUIET:
-            self.note(f"{event} {str(arguments)[:80]}")
+            what = f"{event} {str(arguments)[:80]}"
+            if not what.startswith(SIGNATURE):
+                self.note(what)
 
     def note(self, what: str) -> None:
         self.on = False
