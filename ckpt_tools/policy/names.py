@@ -126,7 +126,7 @@ def tier_of(module: str, name: str, called: bool) -> tuple[Tier, str]:
 def _dotted(module: str, name: str, called: bool) -> tuple[Tier, str] | None:
     """A name in a name: a nested class, or a method kept as an attribute; anything else reaches into a module."""
     owner, _, inside = name.rpartition(".")
-    if not called and in_tree(module, owner) and not inside.startswith("__"):
+    if not called and rule_of(module, owner) in ("layer", "bare") and not inside.startswith("__"):
         return Tier.KNOWN, ""
     foreign = not well_known(module) and not TREES.match(module)
     if all(map(is_class, name.split("."))) and (foreign or not called):
