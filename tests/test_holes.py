@@ -73,6 +73,9 @@ HOLES = {
     "an enumeration shows what it does not know": call(
         name("http", "HTTPStatus"), name("accelerate.optimizer", "AcceleratorState") + EMPTY_TUPLE + NEWOBJ
     ),
+    "an object is the state of another": name("torch.nn.intrinsic.quantized.modules.conv_relu", "ConvReLU1d")
+    + EMPTY_TUPLE + NEWOBJ + name("torchmetrics.classification.eer", "MulticlassROC") + EMPTY_TUPLE + NEWOBJ + BUILD,
+    "a script that was never made": made("lightning.pytorch.core.module", "ScriptModule", dtype=text("latin1")),
     "state imports a package": made("transformers.models.xlm.tokenization_xlm", "XLMTokenizer", vocab=NONE),
     "constructor by its base": call(
         name("copyreg", "_reconstructor"),
