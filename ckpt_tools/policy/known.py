@@ -342,7 +342,6 @@ OPENERS: tuple[str, ...] = (
     r"transformers\.integrations(\..*)?",  # NeptuneCallback.__del__ deletes a folder that its state names
     r"ultralytics\.nn\.(autobackend|backends)(\..*)?",
     r"(pytorch_lightning|lightning\.(pytorch|fabric))\.strategies(\..*)?",
-    r"torch\.nn\.parallel\.distributed",
     r"transformers\.exporters(\..*)?",
     r"accelerate\.data_loader",
     r"transformers\.pipelines(\..*)?",
