@@ -325,6 +325,20 @@ class TestStateDict:
         assert (told["yaml"], told["args"]["epochs"]) == ({"nc": 2, "backbone": []}, 5)
         assert (told["version"], told["part"], told["dtypes"]) == ("8.4.190", "ema", ["float16", "int64"])
 
+    @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a dictionary"])
+    def test_weights_of_a_method_saved_without_its_parentheses_are_taken(self, inside: bool, write: Write) -> None:
+        """`torch.save(model.state_dict, f)`: the method, and with it the whole model."""
+        method = Called("builtins", "getattr", (detector(), "state_dict"))
+        path = write({"model": method, "epoch": 3} if inside else method)
+        report = verify(path, siblings=False)
+        assert report.verdict is Verdict.INCOMPLETE
+        (said,) = (fact for fact in report.findings if fact.slug == "saved-method")
+        assert said.remedy.endswith("--state-dict")
+        made = converted(path, path.with_name("weights.pt"), state_dict=True)
+        assert made.report.verdict is Verdict.WEIGHTS
+        whole = tensors(write(detector(), "model.pt"))
+        assert made.tensors() == whole
+
     def test_either_set_of_weights_can_be_chosen(self, write: Write) -> None:
         other = weights(**{"conv.bias": Tensor((4,), 9.0)})
         path = write({"model": weights(), "ema": other, "optimizer": optimizer_of(weights()), "epoch": 1})

@@ -82,6 +82,11 @@ RESULTS = {"epoch": [1, 2], "metrics/mAP50(B)": [0.25, 0.5], "metrics/mAP50-95(B
 # cure: (what the file holds, what is asked for, what must be true afterwards)
 Check = Callable[[Mended], object]
 AILMENTS: dict[str, tuple[Any, dict[str, Any], Check]] = {
+    "saved-method": (
+        Called("builtins", "getattr", (detector(), "state_dict")),
+        {},
+        lambda m: m.report.verdict is Verdict.WEIGHTS and len(tensors(m.path)) == len(tensors(Path(m.plan.file))),
+    ),
     "stripped": (
         stripped_checkpoint(),
         {"cures": ("stripped",), "settings": {"epochs": 9}},

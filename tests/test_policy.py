@@ -162,6 +162,9 @@ RULED = {
     "activation that runs": (model_with(activation=text("__import__('os').getcwd()")), "dangerous"),
     "activation that is no layer": (model_with(activation=text("exit")), "dangerous"),
     "layers of a model yaml": (model_with(backbone=row(text("Conv"), listed(integer(64), text("nearest")))), "known"),
+    "layer in small letters": (model_with(head=row(text("v10Detect"), listed(text("nc")))), "known"),
+    "built-in as a layer": (model_with(head=row(text("exec"), listed(text("nc")))), "dangerous"),
+    "module as a layer": (model_with(head=row(text("os.system"), listed(text("nc")))), "dangerous"),
     "function as a layer": (model_with(backbone=row(text("torch_safe_load"), listed(text("x.pt")))), "dangerous"),
     "text evaluated as an argument": (model_with(head=row(text("Conv"), listed(text("open('x')")))), "dangerous"),
     "yaml in another mapping": (

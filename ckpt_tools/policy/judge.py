@@ -312,8 +312,8 @@ def _rows(node: Node) -> list[Node]:
 
 
 def _layer_name(name: str) -> bool:
-    known = re.fullmatch(LAYER_NAME, name) is not None
-    return known and name not in NOT_LAYERS and not name.endswith("Model")
+    spelled = re.fullmatch(LAYER_NAME, name) is not None and "__" not in name
+    return spelled and name not in NOT_LAYERS and name not in EXECUTABLES and not name.endswith("Model")
 
 
 EXPRESSION_NODES = (

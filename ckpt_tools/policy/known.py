@@ -309,9 +309,20 @@ MODEL_NAMES: frozenset[str] = frozenset(
 EVALUATED: frozenset[str] = frozenset({"yaml"})
 
 # What a row ``[from, repeats, module, arguments]`` of such a yaml may name: ``parse_model`` calls whatever it finds
-# under that name among its own globals. Of the classes there, these are no layers.
-LAYER_NAME = r"((torch\.)?nn\.|torchvision\.ops\.)?[A-Z]\w*"
-NOT_LAYERS: frozenset[str] = frozenset("YAML Path LOGGER SafeUnpickler SafeClass Ensemble AutoBackend".split())
+# under that name among its own globals, also layers of the user's own. These are none (``ultralytics/nn/tasks.py``
+# of 8.0.44 to 8.4.190, ``models/yolo.py`` of yolov5 and yolov9).
+LAYER_NAME = r"((torch\.)?nn\.|torchvision\.ops\.)?[^\W\d]\w*"
+NOT_LAYERS: frozenset[str] = frozenset(
+    """
+    YAML Path LOGGER SafeUnpickler SafeClass Ensemble AutoBackend attempt_load_one_weight attempt_load_weights
+    check_anchor_order check_class_names check_file check_requirements check_suffix check_version check_yaml colorstr
+    contextlib deepcopy dist2bbox emojis feature_visualization fuse_conv_and_bn fuse_deconv_and_bn guess_model_scale
+    guess_model_task importlib initialize_weights intersect_dicts load_checkpoint make_anchors make_divisible model_info
+    nn np os parse_model pickle platform print_args profile re scale_img select_device smart_inference_mode sys
+    temporary_modules thop threading time_sync torch torch_load torch_safe_load types yaml_load yaml_model_load exit
+    quit print help type
+    """.split()
+)
 
 # Modules that do something when they are imported, beside those called ``__main__``.
 EFFECTS_OF_IMPORT: frozenset[str] = frozenset(
