@@ -404,11 +404,13 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
-def saved(root: Any, *, folder: str = "archive", crc: bool = True, deflated: bool = False) -> bytes:
+def saved(
+    root: Any, *, folder: str = "archive", crc: bool = True, deflated: bool = False, byteorder: str = "little"
+) -> bytes:
     """What ``torch.save`` writes; with ``crc=False`` as after ``set_crc32_options(False)``."""
     writer = Writer()
     contents = {"data.pkl": pickled(writer.value(root), 2), ".format_version": b"1", ".storage_alignment": b"64"}
-    contents["byteorder"] = b"little"
+    contents["byteorder"] = byteorder.encode()
     contents.update((f"data/{key}", held.data) for key, held in enumerate(writer.storages))
     contents.update({"version": b"3\n", ".data/serialization_id": b"0123456789" * 4})
     return archive(

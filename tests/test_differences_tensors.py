@@ -182,8 +182,7 @@ def big_endian(content: Mapping[str, Tensor]) -> bytes:
         name: Tensor(held.shape, Storage(struct.pack(f">{len(held.storage.data) // 4}f", *floats(held)), "float32"))
         for name, held in content.items()
     }
-    data = saved(turned)
-    return overwrite(data, data.index(b"little"), b"big\n\n\n")
+    return saved(turned, byteorder="big")
 
 
 def floats(tensor: Tensor) -> Sequence[float]:

@@ -181,7 +181,7 @@ def test_the_stand_ins_notice_what_is_run(shell: Posix, tmp_path: Path) -> None:
 
 def test_every_remedy_of_the_catalogue_can_be_filled() -> None:
     given: dict[str, str | Path] = {name: Path(f"{name} x") for name in ("path", "folder", "sibling")}
-    given |= {"version": "1 2", "package": "x y"}
+    given |= {"version": "1 2", "trust": "x y"}
     for entry in CATALOGUE:
         typed = filled(entry.remedy, POSIX, **given)
         assert "{" not in typed, entry.slug
