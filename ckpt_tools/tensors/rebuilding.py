@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from ckpt_tools.findings import as_text
 from ckpt_tools.pickles import Call, GlobalRef, Persistent, Pickle, is_mapping, pairs_of, run
 from ckpt_tools.pickles.nodes import Node, SetNode
 from ckpt_tools.tensors.dtypes import DTYPES, Dtype, dtype_of_storage_class
@@ -122,7 +123,7 @@ class _Resolver:
         if known is not None and known.numel:  # torch takes the first reference's word for all that follow
             return known
         place = location if isinstance(location, str) else ""
-        made = self.storages[identity] = StorageRef(str(key), dtype, place, int(numel), window)
+        made = self.storages[identity] = StorageRef(as_text(key), dtype, place, int(numel), window)
         return made
 
     def alone(self, node: Persistent) -> None:
@@ -646,5 +647,5 @@ def _window(node: Node, argument: str) -> tuple[str, int, int]:
     """The view part of a legacy persistent id: ``(key, first element, numel)``."""
     match node:
         case (str() | int() | None as key, int() as first, int() as count) if first >= 0 and count >= 0:
-            return str(key), first, count
+            return as_text(key), first, count
     raise Misbuilt(argument, f"is the view {described(node)}, not a key and two numbers")
