@@ -21,7 +21,6 @@ __all__ = [
     "beside",
     "copy_whole",
     "free_space",
-    "held",
     "keep_copy",
     "make_folder",
     "publish",
@@ -75,36 +74,11 @@ def sweep(folder: Path, names: re.Pattern[str]) -> None:
                         path.unlink()
 
 
-HANDLES = os.rename in os.supports_dir_fd  # not on Windows
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[int | None]:
-    """A handle of a folder: a file named in it stays in it, also if the folder's name comes to mean another one.
-
-    ``None`` where the system has no such handles. Raises ``OSError``.
-    """
-    if not HANDLES:
-        yield None
-        return
-    handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def publish(temporary: Path, output: Path, folder: int | None = None) -> None:
-    """Give a file that is on the disk its name, and let the name last through a power cut. Raises ``OSError``.
-
-    ``folder`` is a handle (:func:`held`) of the folder both lie in.
-    """
+def publish(temporary: Path, output: Path) -> None:
+    """Give a file that is on the disk its name, and let the name last through a power cut. Raises ``OSError``."""
     for pause in (*BUSY, None):
         try:
-            if folder is None:
-                os.replace(temporary, output)
-            else:
-                os.replace(temporary.name, output.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.replace(temporary, output)
             break
         except PermissionError:  # on Windows also where a virus scanner or a reader has the file open for a moment
             if os.name != "nt" or pause is None:

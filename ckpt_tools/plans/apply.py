@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ckpt_tools.checkpoint import open_checkpoint
 from ckpt_tools.findings import CkptError, Verdict, decide, reason_of, step_for, trouble
-from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, held, keep_copy, publish, sweep_beside
+from ckpt_tools.placing import PRIVATE, SPARE, adopt, beside, free_space, keep_copy, publish, sweep_beside
 from ckpt_tools.plans.model import Plan
 from ckpt_tools.sidefiles import first_bytes
 from ckpt_tools.source import BUFFER_SIZE, BytesSource, JoinedSource, Stretch, blocks
@@ -196,13 +196,13 @@ def apply_archive(
             check(temporary, archive)
             _refuse_changed(archive, output, like)
             adopt(temporary, like)
-            with held(output.parent) as folder, ExitStack() as undo:
+            with ExitStack() as undo:
                 if backup is not None:
                     keep_copy(output, backup)
                     undo.callback(backup.unlink)
                 _refuse_changed(archive, output, like)  # once more: what was saved meanwhile must not be replaced
                 close()
-                publish(temporary, output, folder)
+                publish(temporary, output)
                 undo.pop_all()
     except OSError as error:
         why = f"{reason_of(error)}; nothing was changed, {step_for(error)}"
