@@ -15,6 +15,7 @@ from building import (
     POP,
     blob,
     call,
+    get,
     integer,
     items,
     legacy,
@@ -22,6 +23,7 @@ from building import (
     mapping,
     name,
     pickled,
+    put,
     text,
 )
 
@@ -119,6 +121,10 @@ def model_with(**yaml: bytes) -> bytes:
     return MODEL + mapping(yaml=mapping(**yaml)) + BUILD
 
 
+def bound(owner: bytes, method: str) -> bytes:
+    return call(name("builtins", "getattr"), owner, text(method))
+
+
 def row(module: bytes, arguments: bytes) -> bytes:
     return listed(listed(integer(-1), integer(1), module, arguments))
 
@@ -162,6 +168,14 @@ RULED = {
     "activation that runs": (model_with(activation=text("__import__('os').getcwd()")), "dangerous"),
     "activation that is no layer": (model_with(activation=text("exit")), "dangerous"),
     "layers of a model yaml": (model_with(backbone=row(text("Conv"), listed(integer(64), text("nearest")))), "known"),
+    "fused layer": (
+        LINEAR + EMPTY_TUPLE + NEWOBJ + put(0) + mapping(forward=bound(get(0), "forward_fuse")) + BUILD,
+        "known",
+    ),
+    "method of another layer": (
+        LINEAR + EMPTY_TUPLE + NEWOBJ + mapping(forward=bound(LINEAR + EMPTY_TUPLE + NEWOBJ, "forward")) + BUILD,
+        "dangerous",
+    ),
     "layer in small letters": (model_with(head=row(text("v10Detect"), listed(text("nc")))), "known"),
     "built-in as a layer": (model_with(head=row(text("exec"), listed(text("nc")))), "dangerous"),
     "module as a layer": (model_with(head=row(text("os.system"), listed(text("nc")))), "dangerous"),

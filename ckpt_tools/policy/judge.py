@@ -235,7 +235,7 @@ def _afterwards(call: Call, callee: GlobalRef, rule: str) -> Iterator[str]:
         yield "what it makes is complete, and yet it is given attributes"
     for state in call.states:
         layer = rule == "layer" and callable_tree(callee.module)
-        problem = state_problem(state, rule not in CHOSEN_BY_USERS) if rule else _user_state_problem(state)
+        problem = state_problem(state, rule not in CHOSEN_BY_USERS, call) if rule else _user_state_problem(state)
         if problem:
             yield problem
         if layer:

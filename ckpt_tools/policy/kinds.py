@@ -145,19 +145,25 @@ def live(node: Node) -> bool:
     return rule in ("partial", "method", "attribute", "value", "nested", "subscript") or callee_of(node) is None
 
 
-def run_under(state: Node, model: bool) -> str:
+def run_under(state: Node, model: bool, owner: Node = None) -> str:
     """What is wrong with the attributes of an object: something that can be called, under a name loading looks up.
 
-    With ``model`` also names that a trainer looks up on a layer or model it has loaded.
+    With ``model`` also names that a trainer looks up on a layer or model it has loaded. A method of the object itself
+    (``self.forward = self.forward_fuse``, as in a fused YOLO model) is nothing else than what its class has.
     """
     names = ALL_NAMES if model else DUCK_NAMES
     for key, value in pairs_of(state):
         if type(key) is not str:
             if type(key) in COMPUTED_KEYS:
                 return "the name of an attribute is computed while loading"
-        elif (key in names or (key[:2] == "__" and key[-2:] == "__")) and live(value):
+        elif (key in names or (key[:2] == "__" and key[-2:] == "__")) and live(value) and not _own(value, owner):
             return f"something that can be called stands under {key}, which loading looks up and calls"
     return ""
+
+
+def _own(value: Node, owner: Node) -> bool:
+    """Whether a value is a method of the object it is an attribute of."""
+    return owner is not None and result_rule(value) == "attribute" and value.args[0] is owner
 
 
 COMPUTED_KEYS = frozenset({Call, GlobalRef, Persistent})

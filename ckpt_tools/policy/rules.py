@@ -451,14 +451,14 @@ RULES: dict[str, Rule] = {
 }
 
 
-def state_problem(state: Node, layer: bool) -> str:
+def state_problem(state: Node, layer: bool, owner: Node = None) -> str:
     """What is wrong with what BUILD gives an object: a dictionary, a pair (attributes, slots), or other plain data."""
     pair = isinstance(state, tuple) and len(state) == 2
     for part in state if isinstance(state, tuple) else (state,):
         whole = part is state or pair
         if whole and (isinstance(part, (GlobalRef, Persistent)) or (isinstance(part, Call) and not _known_state(part))):
             return "the state of an object is computed while loading"
-        problem = run_under(part, layer)
+        problem = run_under(part, layer, owner)
         if problem:
             return problem
     if pair and is_mapping(state[1]):
