@@ -11,6 +11,8 @@ import pytest
 from building import (
     APPEND,
     EMPTY_LIST,
+    Called,
+    Name,
     Raw,
     Tensor,
     get,
@@ -28,6 +30,7 @@ from hostile_samples import SAMPLES
 import ckpt_tools
 from ckpt_tools.layouts.values import value_of
 from ckpt_tools.pickles import Call, GlobalRef
+from ckpt_tools.policy import Tier
 from ckpt_tools.verbs.inspect import globals_table, overview, select_tensors, tree
 
 
@@ -163,3 +166,18 @@ class TestPythonInterface:
             assert opened.findings
         with pytest.raises(ckpt_tools.CkptError, match="CKPT1"):
             ckpt_tools.open(path, strict=True)
+
+
+def test_names_of_every_tier_are_listed(write: Write, ckpt: Run) -> None:
+    held = {
+        "known": Name("torch", "float32"),
+        "mentioned": Name("typing", "Any"),
+        "unknown": Name("mine.net", "Net"),
+        "dangerous": Called("os", "getcwd"),
+    }
+    assert set(held) == {tier.value for tier in Tier}
+    told = ckpt("inspect", write(plain_checkpoint(extra=held)), "--globals")
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    for tier, name in zip(held, ("torch.float32", "typing.Any", "mine.net.Net", "os.getcwd")):
+        assert any(line.split()[:1] == [tier] and name in line for line in lines), tier

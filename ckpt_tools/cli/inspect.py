@@ -13,7 +13,7 @@ from ckpt_tools.findings import CkptError
 
 __all__ = ["inspect"]
 
-TIER_COLOURS = {"known": None, "unknown": "yellow", "dangerous": "red"}
+TIER_COLOURS = {"known": None, "mentioned": None, "unknown": "yellow", "dangerous": "red"}
 
 
 def inspect(
