@@ -123,15 +123,11 @@ def _kept_running(pickle: Pickle, uses: Uses) -> Iterator[GlobalRef]:
 def _plain_reference(persistent: Persistent) -> bool:
     """Whether a persistent id that names no storage at least holds no objects; the class of a module may be one."""
     parts = persistent.id if isinstance(persistent.id, tuple) else (persistent.id,)
-    if USUAL_PARTS.issuperset(map(type, parts)):
-        return True
-    if parts[:1] == ("module",) and len(parts) > 1 and isinstance(parts[1], GlobalRef):
-        parts = parts[2:]
-    return all(type(part) in SIMPLE or type(part) is GlobalRef or inert(part) for part in parts)
+    return USUAL_PARTS.issuperset(map(type, parts)) or all(map(inert, parts))
 
 
-USUAL_PARTS = frozenset({type(None), bool, int, float, str, GlobalRef})
 SIMPLE = frozenset({type(None), bool, int, float, str})
+USUAL_PARTS = SIMPLE | {GlobalRef}
 
 
 def _usual(args: Node) -> bool:

@@ -49,11 +49,19 @@ def _data(call: Call, uses: Uses) -> str:
     return "" if inert(call.args) and inert(call.kwargs) else NOT_DATA
 
 
+ABSURD = "it would allocate more than any checkpoint holds"
+
+
+def _absurd(argument: Node) -> bool:
+    """Whether a number asks for more elements than any checkpoint has."""
+    return isinstance(argument, int) and abs(argument) > MOST_ELEMENTS
+
+
 def _sized(call: Call, uses: Uses) -> str:
     """The same for a type that makes as many elements as a number says."""
     args = _arguments(call)
-    if any(isinstance(argument, int) and abs(argument) > MOST_ELEMENTS for argument in args):
-        return "it would allocate more than any checkpoint holds"
+    if any(map(_absurd, args)):
+        return ABSURD
     if len(args) > 1 and args[1] not in ENCODINGS:
         return "the file chooses an encoding, which Python would import"
     return _data(call, uses)
@@ -77,8 +85,8 @@ def _items(call: Call, uses: Uses) -> str:
             return OWN_HASH
         if not isinstance(argument, (list, tuple, SetNode, dict)) and not inert(argument):
             problem = NOT_DATA
-        if isinstance(argument, int) and abs(argument) > MOST_ELEMENTS:
-            problem = "it would allocate more than any checkpoint holds"
+        if _absurd(argument):
+            problem = ABSURD
     return problem
 
 
